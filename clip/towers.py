@@ -1,0 +1,130 @@
+"""A tower as three steps, and the one place where prompt tokens enter.
+
+Every method of the prompt-learning family either puts vectors into token slots before some block or changes features
+after the towers. So a tower (text or image, of any library) is described by `embed -> blocks -> pool`, and one short
+loop runs it with prompts.
+
+Shape legend: N sequences (images or sentences), T tokens, L text tokens, n prompt tokens, D tower width, E embedding
+width.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Block = Callable[[Tensor], Tensor]
+Prompts = Sequence[Tensor | None]
+
+
+@dataclass(frozen=True)
+class ImageTower:
+    """The steps of an image tower.
+
+    Attributes:
+        width: D, or None where the tower has no token slots (a ResNet).
+        output_dim: E.
+        image_size: height and width of the images that the tower takes, in pixels.
+        embed: images (N, 3, H, W) -> tokens (N, T, D), positions added, before the normalisation of the input.
+        norm: the normalisation before the first block (the identity where there is none).
+        blocks: callables (N, T, D) -> (N, T, D).
+        pool: tokens (N, T + n, D) -> features (N, E), not normalised.
+    """
+
+    width: int | None
+    output_dim: int
+    image_size: int
+    embed: Callable[[Tensor], Tensor]
+    norm: Callable[[Tensor], Tensor]
+    blocks: Sequence[Block]
+    pool: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class TextTower:
+    """The steps of a text tower.
+
+    Attributes:
+        width: D.
+        output_dim: E.
+        context_length: the longest sentence in tokens.
+        lookup: token ids (N, L) -> embeddings (N, L, D).
+        embed: embeddings (N, L, D) -> tokens, positions added.
+        blocks: callables (N, L, D) -> (N, L, D), causal.
+        pool: tokens (N, L, D), positions of the end token (N,) -> features (N, E), not normalised.
+    """
+
+    width: int
+    output_dim: int
+    context_length: int
+    lookup: Callable[[Tensor], Tensor]
+    embed: Callable[[Tensor], Tensor]
+    blocks: Sequence[Block]
+    pool: Callable[[Tensor, Tensor], Tensor]
+
+
+def _per_sample(prompt: Tensor, x: Tensor) -> Tensor:
+    """A prompt (n, D) shared by the batch or (N, n, D) as (N, n, D), in the tower's precision."""
+    if prompt.ndim == 2:
+        prompt = prompt.expand(x.shape[0], -1, -1)
+    return prompt.to(x.dtype)
+
+
+def _write_slots(x: Tensor, prompt: Tensor, start: int) -> Tensor:
+    """Tokens (N, T, D) with the slots `start .. start + n` overwritten by the prompt."""
+    stop = start + prompt.shape[-2]
+    assert stop <= x.shape[1], "prompt slots outside the sequence"
+    return torch.cat([x[:, :start], _per_sample(prompt, x), x[:, stop:]], dim=1)
+
+
+def run_blocks(blocks: Sequence[Block], x: Tensor, prompts: Prompts, start: int) -> Tensor:
+    """Run the blocks over tokens (N, T, D); before block `i >= 1` the slots from `start` take `prompts[i]`.
+
+    `prompts[0]` belongs to the input and is the caller's to place; a None leaves the slots as they flow.
+    """
+    assert len(prompts) <= len(blocks), "more prompts than blocks: cut the depth first"
+    for i, block in enumerate(blocks):
+        if 0 < i < len(prompts) and prompts[i] is not None:
+            x = _write_slots(x, prompts[i], start)
+        x = block(x)
+    return x
+
+
+def encode_image(tower: ImageTower, images: Tensor, prompts: Prompts = ()) -> Tensor:
+    """Image features (N, E), not normalised.
+
+    Args:
+        tower: the image tower.
+        images: (N, 3, H, W), normalised as the backbone asks.
+        prompts: one entry per prompted block, each (n, D) or (N, n, D). The first is appended after the patch tokens
+            before the tower's input normalisation, the others replace those slots before their block.
+
+    Raises:
+        ValueError: the image size is not the tower's, or the tower has no token slots.
+    """
+    if images.shape[-2:] != (tower.image_size, tower.image_size):
+        raise ValueError(
+            f"images of {images.shape[-2]}x{images.shape[-1]} pixels, but this image tower takes "
+            f"{tower.image_size}x{tower.image_size}: set INPUT.SIZE to ({tower.image_size}, {tower.image_size})"
+        )
+    if prompts and tower.width is None:
+        raise ValueError("a ResNet image tower has no token slots for visual prompts: choose a ViT backbone")
+    x = tower.embed(images)
+    start = x.shape[1]
+    if prompts and prompts[0] is not None:
+        x = torch.cat([x, _per_sample(prompts[0], x)], dim=1)
+    return tower.pool(run_blocks(tower.blocks, tower.norm(x), prompts, start))
+
+
+def encode_text(tower: TextTower, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
+    """Text features (N, E), not normalised.
+
+    Args:
+        tower: the text tower.
+        embeddings: (N, L, D) token embeddings, learned context already in place. L may be any length that reaches the
+            last end token: attention is causal, so what follows it cannot change the result.
+        end: (N,) position of each sentence's end token.
+        prompts: entries 1, 2, ... replace positions 1..n before their block; entry 0 is ignored (it is the context).
+    """
+    return tower.pool(run_blocks(tower.blocks, tower.embed(embeddings), prompts, start=1), end)
