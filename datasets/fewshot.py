@@ -1,0 +1,236 @@
+"""The one few-shot base class: a benchmark is a short declaration on it.
+
+What happens when a data set is built, in this order: find the folders; read the split file, or make the split from
+the raw files and write it; draw the few-shot subset (the official draw for the seed, kept as JSON) from *all*
+classes; keep the base or the new half of the classes.
+"""
+
+import logging
+import os
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DatasetBase, Datum
+
+from . import caches
+from .splits import (
+    Item,
+    Split,
+    list_folders,
+    missing_files,
+    official_stream,
+    read_folders,
+    read_split_file,
+    split_groups,
+    subsample_split,
+    write_split_file,
+)
+
+logger = logging.getLogger(__name__)
+
+VAL_SHOTS = 4  # at most so many validation images per class
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Images per list and classes that the published data set has."""
+
+    classes: int
+    train: int
+    val: int
+    test: int
+
+
+class FewShotDataset(DatasetBase):
+    """A data set of labelled images with a train/val/test split, few-shot draws and base/new halves.
+
+    A benchmark sets the class attributes; after construction `dataset_dir` and `image_dir` are full paths. One whose
+    split cannot be made from class folders overrides `make_split`; one that needs no images on disk beforehand
+    overrides `provide`, which is called before anything is looked for.
+    """
+
+    dataset_dir: str = ""  # folder under DATASET.ROOT
+    image_dir: str = ""  # folder of the images under dataset_dir; paths in the split file are relative to it
+    split_file: str = ""  # under dataset_dir; "" means split_zhou_<class name>.json
+    class_folders: bool = True  # images lie in one folder per class
+    ignored: tuple[str, ...] = ()  # folders that are no classes
+    renamed: ClassVar[dict[str, str]] = {}  # folder -> class name, where they differ
+    template: str = "a photo of a {}."  # zero-shot prompt
+    counts: Counts | None = None
+    CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": ""}  # keys under DATASET, with defaults
+
+    def __init__(self, cfg: CfgNode):
+        self.locate(cfg)
+        self.provide()
+        self.check_folders()
+        split = self.few_shot(self.load_split(), cfg.DATASET.NUM_SHOTS, cfg.SEED)
+        split = self.halve(split, cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
+        self.check_files(split)
+        super().__init__(
+            train_x=self.datums(split.train), val=self.datums(split.val) or None, test=self.datums(split.test)
+        )
+
+    @classmethod
+    def located(cls, cfg: CfgNode) -> Self:
+        """The data set with its paths set and nothing read: what tools work on."""
+        dataset = cls.__new__(cls)
+        dataset.locate(cfg)
+        return dataset
+
+    def locate(self, cfg: CfgNode) -> None:
+        """Turn the declared folders into full paths under `cfg.DATASET.ROOT`; ValueError if that is empty."""
+        if not cfg.DATASET.ROOT:
+            raise ValueError("DATASET.ROOT is empty: say where the data lie with --root")
+        kind = type(self)
+        self.root = os.path.abspath(os.path.expanduser(cfg.DATASET.ROOT))
+        self.dataset_dir = os.path.join(self.root, kind.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, kind.image_dir) if kind.image_dir else self.dataset_dir
+        self.split_path = os.path.join(self.dataset_dir, kind.split_file or f"split_zhou_{kind.__name__}.json")
+        self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
+        self.template = cfg.DATASET.get("TEMPLATE", "") or kind.template
+
+    def provide(self) -> None:
+        """Put the images in place where the data set can do so itself; nothing by default."""
+
+    def check_folders(self) -> None:
+        """Raise FileNotFoundError, saying what was looked for and what to do, unless the image folder is there."""
+        if not os.path.isdir(self.root):
+            raise FileNotFoundError(f"{self._name}: DATASET.ROOT (--root) is {self.root}, which is not a folder")
+        if not os.path.isdir(self.image_dir):
+            there = ", ".join(list_folders(self.root)[:20]) or "no folders"
+            raise FileNotFoundError(
+                f"{self._name}: no image folder {self.image_dir}; --root {self.root} holds: {there}. {self.advice}"
+            )
+
+    def read_lines(self, name: str) -> list[tuple[str, str]]:
+        """Non-empty lines of a raw text file under `dataset_dir`, each with its place for error messages."""
+        path = os.path.join(self.dataset_dir, name)
+        if not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"{self._name}: neither the split file {self.split_path} nor the list {path} is there. {self.advice}"
+            )
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+        return [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line]
+
+    @property
+    def _name(self) -> str:
+        return type(self).__name__
+
+    @property
+    def advice(self) -> str:
+        """What to do about files that are not there."""
+        return (
+            f"Fetch it with `python -m datasets.prepare {self._name} --root {self.root}`, "
+            "or see docs/DATASETS.md for what goes where."
+        )
+
+    def class_name(self, folder: str) -> str:
+        """Class name that stands for a class folder."""
+        return self.renamed.get(folder, folder)
+
+    def make_split(self) -> Split:
+        """The split where there is no split file: half of each class train, a fifth val, the rest test."""
+        return split_groups(read_folders(self.image_dir, self.class_name, self.ignored))
+
+    def load_split(self) -> Split:
+        """Read the split file, or make the split from the raw files and write the file.
+
+        Raises ValueError for a split file that is damaged or belongs to other files.
+        """
+        if os.path.isfile(self.split_path):
+            logger.info("Reading split from %s", self.split_path)
+            split = read_split_file(self.split_path)
+            self.check_split(split)
+            return split
+        made = self.make_split()
+        split = Split(made.train, made.val, made.test, origin=f"made from the raw files of {self._name}")
+        try:
+            write_split_file(split, self.split_path)
+            logger.info("Saved split to %s", self.split_path)
+        except OSError as error:
+            logger.warning("Cannot keep the split in %s (%s); it is made anew each time", self.split_path, error)
+        return split
+
+    def check_split(self, split: Split) -> None:
+        """Raise ValueError if the split file names class folders that are not among the images."""
+        if not self.class_folders:
+            return
+        there = set(list_folders(self.image_dir))
+        named = {item.impath.split("/")[0] for item in split.items() if not os.path.isabs(item.impath)}
+        strange = sorted(named - there)
+        if strange:
+            raise ValueError(
+                f"split file {self.split_path} names {len(strange)} of its {len(named)} class folders that are not in "
+                f"{self.image_dir} ({', '.join(strange[:5])}); there are: {', '.join(sorted(there)[:5]) or 'none'}. "
+                "It belongs to another data set or the images are incomplete: fetch the right file, or delete it to "
+                "have a split made from the folders."
+            )
+
+    def few_shot(self, split: Split, shots: int, seed: int) -> Split:
+        """Keep `shots` training and min(shots, 4) validation images of each class; all of them if `shots < 1`.
+
+        The draw is the official one for the seed: train before val from the freshly seeded global generator. It is
+        kept under `split_fewshot/` with the split's hash in the name, unless there is no seed (`seed < 0`).
+        """
+        if shots < 1:
+            return split
+        kept = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}-{split.digest()[:12]}.json")
+        drawn = self._kept_draw(split, kept, shots, seed) if seed >= 0 else None
+        if drawn is None:
+            drawn = self.draw(split, shots, seed)
+            if seed >= 0:
+                self._keep_draw(kept, drawn)
+        return Split(drawn[0], drawn[1], split.test, split.origin)
+
+    def draw(self, split: Split, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
+        """Draw the few-shot (train, val) lists."""
+        with official_stream(seed):
+            train = self.generate_fewshot_dataset(split.train, num_shots=shots)
+            val = self.generate_fewshot_dataset(split.val, num_shots=min(shots, VAL_SHOTS)) if split.val else []
+        return train, val
+
+    def _kept_draw(self, split: Split, kept: str, shots: int, seed: int) -> tuple[list[Item], list[Item]] | None:
+        """The draw of our own cache, else of a cache of the official code, else None."""
+        official = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}.pkl")
+        if os.path.isfile(kept):
+            logger.info("Loading preprocessed few-shot data from %s", kept)
+            drawn = caches.read_draw(kept, split)
+            if drawn is not None:
+                return drawn
+        if os.path.isfile(official):
+            logger.info("Loading preprocessed few-shot data from %s", official)
+            return caches.read_official_draw(official, split, os.path.basename(self.image_dir))
+        return None
+
+    def _keep_draw(self, path: str, drawn: tuple[list[Item], list[Item]]) -> None:
+        """Write the draw, or say that it cannot be written."""
+        try:
+            logger.info("Saving preprocessed few-shot data to %s", path)
+            caches.write_draw(path, *drawn)
+        except OSError as error:
+            logger.warning("Cannot keep the draw in %s (%s)", path, error)
+
+    def halve(self, split: Split, subsample: str) -> Split:
+        """Keep the base or the new classes, relabelled from 0."""
+        if subsample != "all":
+            logger.info("SUBSAMPLE %s CLASSES!", subsample.upper())
+        return subsample_split(split, subsample)
+
+    def check_files(self, split: Split) -> None:
+        """Raise FileNotFoundError, naming the first, if images of the split are not there."""
+        missing = missing_files(self.image_dir, split.items())
+        if missing:
+            total = sum(len(part) for part in split.parts().values())
+            raise FileNotFoundError(
+                f"{self._name}: {len(missing)} of {total} images are missing, the first is {missing[0]}. {self.advice}"
+            )
+
+    def datums(self, items: list[Item]) -> list[Datum]:
+        """Rows as the engine's Datum, with full paths."""
+        return [
+            Datum(impath=os.path.join(self.image_dir, item.impath), label=item.label, classname=item.classname)
+            for item in items
+        ]
