@@ -1,6 +1,7 @@
 """OpenAI's own surface: `load`, `tokenize`, `available_models`, `build_model`, `_MODELS`, `_download`."""
 
 from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 
@@ -42,7 +43,7 @@ def locate(name: str, root: str | None = None) -> str:
     """Path of the weights of a model name, of a file, or of a model inside the folder `root`.
 
     Raises:
-        ValueError: neither a known name nor a file; the sentence lists the names.
+        ValueError: neither a known name nor a file; the sentence has the nearest name and lists all.
     """
     if name in weights.CARRIED_MODELS:
         return str(weights.CARRIED_MODELS[name])
@@ -50,7 +51,11 @@ def locate(name: str, root: str | None = None) -> str:
         return _download(_MODELS[name], root) if root else _download(_MODELS[name])
     if Path(name).is_file():
         return name
-    raise ValueError(f"backbone {name!r} is neither a file nor one of {', '.join(available_models())}")
+    near = get_close_matches(name, available_models(), n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    raise ValueError(
+        f"unknown backbone {name!r}{hint} Known: {', '.join(available_models())}, or a weights file's path"
+    )
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None = None) -> CLIP:
@@ -64,7 +69,7 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None
     """
     depths = {key: value for key, value in (design_details or {}).items() if key != "trainer" and value}
     if depths:
-        raise ValueError(f"design_details asks for prompts inside the towers ({depths}), which this CLIP does not build")
+        raise ValueError(f"design_details asks for prompts inside the towers ({depths}); this CLIP builds none")
     model = from_state_dict(state_dict)
     convert_weights(model)
     return model

@@ -1,4 +1,4 @@
-"""OpenAI CLIP: the ViT and ResNet image towers and the text transformer, in the parameter names of the released weights.
+"""OpenAI CLIP: ViT and ResNet image towers and the text transformer, in the parameter names of the released weights.
 
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
 
@@ -140,7 +140,7 @@ class VisionTransformer(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The ResNet block of CLIP: strided convolutions are replaced by average pooling after a convolution of stride 1."""
+    """The ResNet block of CLIP: instead of striding, a convolution of stride 1 is followed by average pooling."""
 
     expansion = 4
 
@@ -407,6 +407,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> CLIP:
         {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, strict=False, assign=True
     )
     if missing or unexpected:
-        raise ValueError(f"weights do not fit the architecture they imply ({sizes}): missing {missing}, "
-                         f"not used {unexpected}")
+        raise ValueError(
+            f"weights do not fit the architecture they imply ({sizes}): missing {missing}, not used {unexpected}"
+        )
     return model.eval()

@@ -7,6 +7,7 @@ import gzip
 import html
 from functools import lru_cache
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import ftfy
@@ -76,7 +77,7 @@ class SimpleTokenizer:
             return self.cache[token]
         pieces = [*token[:-1], token[-1] + "</w>"]
         while len(pieces) > 1:
-            ranks = [self.bpe_ranks.get(pair) for pair in zip(pieces, pieces[1:], strict=False)]
+            ranks = [self.bpe_ranks.get(pair) for pair in pairwise(pieces)]
             best = min((rank for rank in ranks if rank is not None), default=None)
             if best is None:
                 break

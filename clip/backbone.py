@@ -1,0 +1,155 @@
+"""One interface for every frozen CLIP: sizes, tokenizer, constants, and features with or without prompts.
+
+Shape legend: N sequences (images or sentences), L text tokens, n prompt tokens, D_t and D_v tower widths, E embedding
+width.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from clip import clip, towers
+from clip.model import from_state_dict
+from clip.towers import ImageTower, Prompts, TextTower
+from clip.weights import read_state_dict
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP-like model behind one interface.
+
+    Args:
+        name: what the configuration calls it.
+        model: the module that owns all weights.
+        image: the image tower's steps.
+        text: the text tower's steps.
+        tokenize: sentences, context length -> token ids (N, context length).
+        pixel_mean: channel means of the image normalisation, in units of the [0, 1] range.
+        pixel_std: channel standard deviations, likewise.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        model: nn.Module,
+        image: ImageTower,
+        text: TextTower,
+        tokenize: Callable[..., Tensor],
+        pixel_mean: Sequence[float] = clip.PIXEL_MEAN,
+        pixel_std: Sequence[float] = clip.PIXEL_STD,
+    ):
+        super().__init__()
+        self.name = name
+        self.model = model.requires_grad_(False).eval()
+        self.image = image
+        self.text = text
+        self.pixel_mean = tuple(pixel_mean)
+        self.pixel_std = tuple(pixel_std)
+        self._tokenize = tokenize
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of the images, in pixels."""
+        return self.image.image_size
+
+    @property
+    def embed_dim(self) -> int:
+        """E."""
+        return self.text.output_dim
+
+    @property
+    def text_width(self) -> int:
+        """D_t."""
+        return self.text.width
+
+    @property
+    def vision_width(self) -> int | None:
+        """D_v, or None where the image tower has no token slots (a ResNet)."""
+        return self.image.width
+
+    @property
+    def text_layers(self) -> int:
+        """Number of text blocks."""
+        return len(self.text.blocks)
+
+    @property
+    def vision_layers(self) -> int:
+        """Number of image blocks that take prompts."""
+        return len(self.image.blocks)
+
+    @property
+    def context_length(self) -> int:
+        """Longest sentence in tokens."""
+        return self.text.context_length
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.logit_scale.device
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """The factor of the cosine, `exp` of the stored parameter; a scalar."""
+        return self.model.logit_scale.exp()
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The bias of the logits, where the model has one."""
+        return getattr(self.model, "logit_bias", None)
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """Token ids (N, context length) on the backbone's device.
+
+        Raises:
+            ContextLengthError: a sentence is longer than the context (the sentence is named).
+        """
+        return self._tokenize(texts, self.context_length).to(self.device)
+
+    def token_embedding(self, tokens: Tensor) -> Tensor:
+        """Ids (N, L) -> embeddings (N, L, D_t)."""
+        return self.text.lookup(tokens)
+
+    def encode_image(self, images: Tensor, prompts: Prompts = ()) -> Tensor:
+        """Images (N, 3, H, W) -> features (N, E), not normalised; prompts as in `clip.towers.encode_image`."""
+        return towers.encode_image(self.image, images.to(self._dtype), prompts)
+
+    def encode_text(self, tokens: Tensor, prompts: Prompts = ()) -> Tensor:
+        """Token ids (N, L) -> features (N, E), not normalised, on the longest real length of the list."""
+        end = end_of_text(tokens)
+        return towers.encode_text(self.text, self.token_embedding(tokens[:, : int(end.max()) + 1]), end, prompts)
+
+    def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
+        """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> features (N, E), not normalised."""
+        return towers.encode_text(self.text, embeddings.to(self._dtype), end, prompts)
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+
+def end_of_text(tokens: Tensor) -> Tensor:
+    """Position of the end token, which has the largest id: (N, L) -> (N,)."""
+    return tokens.argmax(dim=-1)
+
+
+def openai_backbone(name: str, state_dict) -> Backbone:
+    """A backbone from the weights of an OpenAI-format CLIP."""
+    model = from_state_dict(state_dict)
+    return Backbone(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
+
+
+def load_backbone(name: str, path: str = "") -> Backbone:
+    """The frozen backbone of a configuration.
+
+    Args:
+        name: one of `clip.available_models()`, or the path of a weights file.
+        path: the weights file, or a folder that holds (or receives) the named model's file; empty for the default.
+
+    Raises:
+        ValueError: unknown name (with the nearest known one), or a file that holds another kind of model.
+        FileNotFoundError: `path` does not exist.
+        RuntimeError: a download failed; says what to put where.
+    """
+    file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)
+    return openai_backbone(name, read_state_dict(file))

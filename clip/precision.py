@@ -1,0 +1,59 @@
+"""The one place that names number formats: what the frozen towers compute in."""
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from clip.model import convert_weights
+
+logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "fp16", "bf16", "amp")
+_ON_CPU = {"fp16": "fp32", "amp": "bf16"}
+
+
+class Precision:
+    """How a run computes: `fp32`, half weights (`fp16`), bfloat16 autocast (`bf16`) or float16 autocast (`amp`).
+
+    What is trained, its gradients and the optimiser's state are float32 in every mode. float16 has no fast kernels on a
+    CPU: there `fp16` computes in float32 and `amp` in bfloat16 autocast, and the log says so.
+
+    Args:
+        name: one of `PRECISIONS`.
+        device: where the run computes.
+
+    Raises:
+        ValueError: unknown name.
+    """
+
+    def __init__(self, name: str, device: torch.device):
+        if name not in PRECISIONS:
+            raise ValueError(f"PREC is {name!r}, but must be one of {', '.join(PRECISIONS)}")
+        if device.type == "cpu" and name in _ON_CPU:
+            logger.info("PREC %s has no fast kernels on a CPU: computing in %s", name, _ON_CPU[name])
+            name = _ON_CPU[name]
+        self.name = name
+        self.device = device
+        self._autocast = {"bf16": torch.bfloat16, "amp": torch.float16}.get(name)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=name in ("fp16", "amp"))
+
+    def autocast(self) -> AbstractContextManager:
+        """The context in which towers run."""
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._autocast)
+
+    def prepare(self, model: nn.Module, halve: Callable[[nn.Module], None] = convert_weights) -> nn.Module:
+        """Move a frozen model to the device, in evaluation mode, in the format its weights have in this mode."""
+        model.requires_grad_(False).eval().to(self.device)
+        if self.name == "fp16":
+            halve(model)
+        return model
+
+
+def full(x: Tensor) -> Tensor:
+    """The tensor in float32: features are compared, mixed and scaled in full precision in every mode."""
+    return x.float()
