@@ -1,0 +1,126 @@
+"""The default configuration tree.
+
+Every key that Dassl's data and trainers may read is here.  Keys marked (foreign) are read by nothing in this engine:
+they are there because data sets and trainers written for Dassl read them.
+"""
+
+from yacs.config import CfgNode as CN
+
+DEFAULTS = CN()
+
+DEFAULTS.VERSION = 1
+DEFAULTS.OUTPUT_DIR = "./output"
+DEFAULTS.RESUME = ""  # folder of an interrupted run; empty: OUTPUT_DIR
+DEFAULTS.SEED = -1  # from 0 on: shuffling and augmentation are functions of (seed, epoch)
+DEFAULTS.USE_CUDA = True
+DEFAULTS.VERBOSE = True
+
+DEFAULTS.INPUT = CN(
+    {
+        "SIZE": (224, 224),  # height, width
+        "INTERPOLATION": "bilinear",  # bilinear, bicubic or nearest
+        "TRANSFORMS": (),  # names of dassl.data.transforms
+        "NO_TRANSFORM": False,
+        "PIXEL_MEAN": [0.485, 0.456, 0.406],
+        "PIXEL_STD": [0.229, 0.224, 0.225],
+        "CROP_PADDING": 4,
+        "RRCROP_SCALE": (0.08, 1.0),
+        "CUTOUT_N": 1,
+        "CUTOUT_LEN": 16,
+        "GN_MEAN": 0.0,
+        "GN_STD": 0.15,
+        "RANDAUGMENT_N": 2,
+        "RANDAUGMENT_M": 10,
+        "COLORJITTER_B": 0.4,
+        "COLORJITTER_C": 0.4,
+        "COLORJITTER_S": 0.4,
+        "COLORJITTER_H": 0.1,
+        "RGS_P": 0.2,
+        "GB_P": 0.5,
+        "GB_K": 21,
+    }
+)
+
+DEFAULTS.DATASET = CN(
+    {
+        "ROOT": "",
+        "NAME": "",
+        "SUBSAMPLE_CLASSES": "all",  # all, base or new
+        "NUM_SHOTS": -1,  # training samples per class; below 1: all
+        "SOURCE_DOMAINS": (),
+        "TARGET_DOMAINS": (),
+        "NUM_LABELED": -1,  # (foreign), as all below
+        "VAL_PERCENT": 0.1,
+        "STL10_FOLD": -1,
+        "CIFAR_C_TYPE": "",
+        "CIFAR_C_LEVEL": 1,
+        "ALL_AS_UNLABELED": False,
+    }
+)
+
+_TRAIN_LOADER = {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16}
+DEFAULTS.DATALOADER = CN(
+    {
+        "NUM_WORKERS": 4,
+        "K_TRANSFORMS": 1,  # how many times each training image is augmented
+        "RETURN_IMG0": False,  # also give the image without augmentation
+        "TRAIN_X": dict(_TRAIN_LOADER),
+        "TRAIN_U": {"SAME_AS_X": True, **_TRAIN_LOADER},
+        "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
+    }
+)
+
+DEFAULTS.MODEL = CN(
+    {
+        "INIT_WEIGHTS": "",  # this node but BACKBONE.NAME is (foreign)
+        "BACKBONE": {"NAME": "", "PRETRAINED": True},
+        "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
+    }
+)
+
+DEFAULTS.OPTIM = CN(
+    {
+        "NAME": "adam",
+        "LR": 0.0003,
+        "WEIGHT_DECAY": 5e-4,
+        "MOMENTUM": 0.9,
+        "SGD_DAMPNING": 0,
+        "SGD_NESTEROV": False,
+        "RMSPROP_ALPHA": 0.99,
+        "ADAM_BETA1": 0.9,
+        "ADAM_BETA2": 0.999,
+        "STAGED_LR": False,  # children named in NEW_LAYERS learn at LR, the others at LR * BASE_LR_MULT
+        "NEW_LAYERS": (),
+        "BASE_LR_MULT": 0.1,
+        "LR_SCHEDULER": "single_step",
+        "STEPSIZE": (-1,),  # epochs; -1: MAX_EPOCH
+        "GAMMA": 0.1,
+        "MAX_EPOCH": 10,
+        "WARMUP_EPOCH": -1,  # above 0: that many epochs of warm-up
+        "WARMUP_TYPE": "linear",  # linear or constant
+        "WARMUP_CONS_LR": 1e-5,
+        "WARMUP_MIN_LR": 1e-5,
+        "WARMUP_RECOUNT": True,  # the schedule begins after the warm-up, not with it
+    }
+)
+
+DEFAULTS.TRAIN = CN(
+    {
+        "CHECKPOINT_FREQ": 0,  # epochs; 0: only the last
+        "PRINT_FREQ": 10,  # batches
+        "COUNT_ITER": "train_x",  # of two loaders, which one measures the epoch: train_x, train_u, smaller_one
+    }
+)
+
+DEFAULTS.TEST = CN(
+    {
+        "EVALUATOR": "Classification",
+        "PER_CLASS_RESULT": False,
+        "COMPUTE_CMAT": False,  # save the confusion matrix to OUTPUT_DIR/cmat.pt
+        "NO_TEST": False,
+        "SPLIT": "test",
+        "FINAL_MODEL": "last_step",  # last_step or best_val
+    }
+)
+
+DEFAULTS.TRAINER = CN({"NAME": ""})

@@ -1,0 +1,1 @@
+"""Data: from a data set's lists of files to batches of tensors."""

@@ -1,0 +1,22 @@
+"""The data set base class and the registry."""
+
+from dassl.data.datasets.base_dataset import (
+    DatasetBase,
+    Datum,
+    MissingFileError,
+    check_labels,
+    class_name_clash,
+    subsample_classes,
+)
+from dassl.data.datasets.build import DATASET_REGISTRY, build_dataset
+
+__all__ = [
+    "DATASET_REGISTRY",
+    "DatasetBase",
+    "Datum",
+    "MissingFileError",
+    "build_dataset",
+    "check_labels",
+    "class_name_clash",
+    "subsample_classes",
+]

@@ -1,0 +1,195 @@
+"""Small helpers: files, random streams, names, the description of the machine."""
+
+import difflib
+import errno
+import hashlib
+import json
+import os
+import platform
+import random
+import shutil
+import sys
+import urllib.request
+import uuid
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+
+
+def mkdir_if_missing(dirname: str) -> None:
+    """Make the folder and its parents; no error if it is there."""
+    os.makedirs(dirname, exist_ok=True)
+
+
+def check_isfile(fpath: str) -> bool:
+    """Say whether ``fpath`` is a file, with a warning if not."""
+    found = os.path.isfile(fpath)
+    if not found:
+        warnings.warn(f'No file found at "{fpath}"', stacklevel=2)
+    return found
+
+
+def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
+    """Return the names in a folder that do not begin with a dot."""
+    names = [name for name in os.listdir(path) if not name.startswith(".")]
+    return sorted(names) if sort else names
+
+
+@contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
+    """Yield a file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
+
+    A reader sees the old file or the whole new one, never a part.  Missing folders are made.
+
+    Args:
+        path: the file to write.
+        mode: ``"w"`` for text (UTF-8), ``"wb"`` for bytes.
+    """
+    if mode not in ("w", "wb"):
+        raise ValueError(f'atomic_write: mode must be "w" or "wb", got "{mode}"')
+    folder, name = os.path.split(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    beside = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
+    try:
+        with open(beside, mode, encoding=None if mode == "wb" else "utf-8") as file:
+            yield file
+        os.replace(beside, path)
+    except BaseException:
+        if os.path.exists(beside):
+            os.unlink(beside)
+        raise
+
+
+def read_json(fpath: str) -> Any:
+    """Read a JSON file."""
+    with open(fpath, encoding="utf-8") as file:
+        return json.load(file)
+
+
+def write_json(obj: Any, fpath: str) -> None:
+    """Write ``obj`` as JSON, whole or not at all; the folder is made if missing."""
+    with atomic_write(fpath) as file:
+        json.dump(obj, file, indent=4)
+        file.write("\n")
+
+
+def download_url(url: str, dst: str) -> None:
+    """Download ``url`` to the file ``dst``, whole or not at all."""
+    with urllib.request.urlopen(url) as response, atomic_write(dst, "wb") as file:
+        shutil.copyfileobj(response, file)
+
+
+def read_image(path: str) -> Image.Image:
+    """Read an image file as RGB.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image that Pillow can read; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "No image file", path) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f'cannot read the image "{path}": {error}') from error
+
+
+def set_random_seed(seed: int) -> None:
+    """Seed the global generators of Python, NumPy and PyTorch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - third-party code draws from the global generator
+    torch.manual_seed(seed)
+
+
+def stream_seed(seed: int, *keys: str | int) -> int:
+    """Return a 63-bit seed for one purpose, so that every purpose draws from a random stream of its own.
+
+    Args:
+        seed: the seed of the run.
+        keys: what the stream is for, such as ``"order", epoch``.
+    """
+    digest = hashlib.sha256(json.dumps([seed, *keys]).encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed the global CPU generators of Python, NumPy and PyTorch for the block; afterwards they are as before it."""
+    python, numpy_, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_)  # noqa: NPY002
+        torch.set_rng_state(torch_)
+
+
+def did_you_mean(name: str, choices: Iterable[str], what: str, list_all: bool = True) -> str:
+    """Return the sentence that answers a name that does not exist, with the nearest ones that do.
+
+    Args:
+        name: what was asked for.
+        choices: the valid names.
+        what: what is named, such as ``"trainer"``.
+        list_all: also list every valid name.
+    """
+    choices = list(choices)
+    lowered = {choice.lower(): choice for choice in reversed(choices)}
+    near = [lowered[key] for key in difflib.get_close_matches(str(name).lower(), list(lowered), n=3, cutoff=0.5)]
+    sentence = f'unknown {what} "{name}"'
+    if near:
+        sentence += f": do you mean {near}?"
+    if list_all:
+        sentence += f" It must be one of {choices}" if choices else f" No {what} is registered."
+    return sentence
+
+
+def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str:
+    """Return the string of ``b`` that is most like ``a``."""
+    return max(b, key=lambda candidate: difflib.SequenceMatcher(None, a, candidate).ratio())
+
+
+def check_availability(requested: str, available: Sequence[str], what: str = "name") -> None:
+    """Raise a ValueError that lists ``available`` and the nearest of them, unless ``requested`` is one."""
+    if requested not in available:
+        raise ValueError(did_you_mean(requested, available, what))
+
+
+def tolist_if_not(x: Any) -> list[Any]:
+    """Return a list as it is, anything else as the only element of one."""
+    return x if isinstance(x, list) else [x]
+
+
+def available_cpus() -> int:
+    """Return how many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def collect_env_info() -> str:
+    """Describe the software and the machine in a few lines, at no cost: no other program is run."""
+    rows = {
+        "Python": sys.version.replace("\n", " "),
+        "Platform": platform.platform(),
+        "PyTorch": torch.__version__,
+        "CUDA of PyTorch": torch.version.cuda,
+        "NumPy": np.__version__,
+        "Pillow": PIL.__version__,
+        "Processors": available_cpus(),
+        "Threads": torch.get_num_threads(),
+    }
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        rows[f"GPU {index}"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
+    return "\n".join(f"{name}: {value}" for name, value in rows.items())
