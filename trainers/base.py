@@ -1,0 +1,226 @@
+"""What all trainers of methods share: the frozen backbone, precision, the optimiser over what the method owns,
+forward and backward, checkpoints.
+"""
+
+import logging
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from yacs.config import CfgNode
+
+from clip.backbone import Backbone, load_backbone
+from clip.precision import PRECISIONS, Precision
+from dassl.config import get_cfg_default
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import count_num_param, load_checkpoint, stream_seed
+from trainers.method import Method
+from trainers.templates import DEFAULT, fill
+
+logger = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=2)
+def frozen_backbone(name: str, path: str, precision: str, device: torch.device) -> Backbone:
+    """The backbone on its device in its precision; runs that follow each other in one process share it."""
+    logger.info("Loading CLIP (backbone: %s)", name)
+    backbone = load_backbone(name, path)
+    Precision(precision, device).prepare(backbone)
+    return backbone
+
+
+def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:
+    """A copy of the configuration whose INPUT keys agree with the backbone.
+
+    Keys that still have the engine's default are filled from the backbone.
+
+    Raises:
+        ValueError: a key was set to something that the backbone cannot take (both values are named).
+    """
+    size, default = backbone.image_size, get_cfg_default().INPUT
+    wanted = {"SIZE": (size, size), "PIXEL_MEAN": list(backbone.pixel_mean), "PIXEL_STD": list(backbone.pixel_std)}
+    cfg = cfg.clone()
+    cfg.defrost()
+    for key, value in wanted.items():
+        current = cfg.INPUT[key]
+        if [*current] != [*default[key]] and any(abs(a - b) > 1e-4 for a, b in zip(current, value, strict=True)):
+            raise ValueError(
+                f"INPUT.{key} is {tuple(current)}, but the backbone {backbone.name} takes {tuple(value)}: "
+                "leave the key out of the configuration or set it to that"
+            )
+        cfg.INPUT[key] = value
+    cfg.freeze()
+    return cfg
+
+
+class MethodTrainer(TrainerX):
+    """Trains and evaluates one `Method`. A subclass declares its keys and builds the method; the rest is here.
+
+    Class attributes:
+        node: the child of `TRAINER` that holds the method's keys, `PREC` among them.
+        registered: the directory name of its checkpoints.
+        CONFIG: default configuration nodes, by their name under `TRAINER`.
+    """
+
+    node = ""
+    registered = "prompt_learner"
+    CONFIG: dict[str, CfgNode] = {}
+
+    def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
+        """The method for these classes, from this trainer's keys (`self.settings`)."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> CfgNode:
+        """The method's own configuration node."""
+        return self.cfg.TRAINER[self.node]
+
+    @property
+    def template(self) -> str:
+        """The template that the data set declares for itself, or an empty string."""
+        return getattr(self.dm.dataset, "template", "")
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse an unknown precision before anything is loaded."""
+        if cfg.TRAINER[self.node].PREC not in PRECISIONS:
+            raise ValueError(
+                f"TRAINER.{self.node}.PREC is {cfg.TRAINER[self.node].PREC!r}, but must be one of "
+                f"{', '.join(PRECISIONS)}"
+            )
+
+    def build_data_loader(self) -> None:
+        """Load the backbone, fill the INPUT keys from it, then build the loaders."""
+        self.precision = Precision(self.settings.PREC, self.device)
+        node = self.cfg.MODEL.BACKBONE
+        self.backbone = frozen_backbone(node.NAME, node.PATH, self.settings.PREC, self.device)
+        self.cfg = fill_input(self.cfg, self.backbone)
+        super().build_data_loader()
+
+    def build_model(self) -> None:
+        """Build the method, and the optimiser and scheduler over what it owns."""
+        classnames = self.dm.dataset.classnames
+        self._warn_of_unknown_words(classnames)
+        with torch.random.fork_rng():
+            if self.cfg.SEED >= 0:
+                torch.manual_seed(stream_seed(self.cfg.SEED, "init"))
+            self.model = self.build_method(self.backbone, classnames).to(self.device)
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            self.model.load_learned(load_checkpoint(self.cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+        if trainable:
+            self.optim = build_optimizer(trainable, self.cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+            self.register_model(self.registered, self.model, self.optim, self.sched)
+
+    def _warn_of_unknown_words(self, classnames: list[str]) -> None:
+        """Say which class names have words whose embedding was never trained (rows of zeros in the token table)."""
+        tokens = self.backbone.tokenize(fill(DEFAULT, classnames))
+        untrained = ~self.backbone.token_embedding(tokens).any(dim=-1) & (tokens > 0)
+        names = [name for name, row in zip(classnames, untrained.tolist(), strict=True) if any(row)]
+        if names:
+            logger.warning("%s never saw some words of these class names: %s", self.backbone.name, ", ".join(names))
+
+    def train(self) -> None:
+        """Train and test; a method that learns nothing is only tested."""
+        if self._models:
+            super().train()
+        else:
+            logger.info("%s learns nothing: evaluating it", self.cfg.TRAINER.NAME)
+            self.test()
+
+    def forward_backward(self, batch) -> dict:
+        """One step on one batch; the learning rate moves on at the epoch's last batch."""
+        images, labels = self.parse_batch_train(batch)
+        with self.precision.autocast():
+            loss, summary = self.model.loss(images, labels)
+        self.backward_and_update(loss)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def backward_and_update(self, loss: torch.Tensor) -> None:
+        """Backward (scaled where the precision asks for it) and one optimiser step."""
+        scaler = self.precision.scaler
+        self.model_zero_grad()
+        self.detect_anomaly(loss)
+        scaler.scale(loss).backward()
+        scaler.step(self.optim)
+        scaler.update()
+
+    def parse_batch_train(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) and labels (B,) on the device."""
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
+
+    def model_inference(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C)."""
+        with self.precision.autocast():
+            return self.model(images)
+
+    def extra_metrics(self) -> dict:
+        """What the method reports of itself, for metrics.json."""
+        return self.model.report()
+
+    def checkpoint_extras(self) -> dict:
+        """What a checkpoint says of its run beside the weights; plain data."""
+        return {
+            "trainer": self.cfg.TRAINER.NAME,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "dataset": self.cfg.DATASET.NAME,
+            "classnames": list(self.dm.dataset.classnames),
+        }
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load what a run of this trainer learned, or the learned part of an official whole-model checkpoint.
+
+        Args:
+            directory: a run's output directory.
+            epoch: which checkpoint; by default the best where the configuration selects by validation, else the last.
+
+        Raises:
+            ValueError: no directory was given, or the checkpoint is another trainer's, backbone's or shape's, or
+                belongs to other classes.
+            FileNotFoundError: no such checkpoint (those that are there are named).
+        """
+        if not self._models:
+            logger.info("%s learns nothing: no checkpoint is loaded", self.cfg.TRAINER.NAME)
+            return
+        if not directory:
+            raise ValueError("no directory to load from: evaluating an untrained method is refused (give --model-dir)")
+        path = find_checkpoint(Path(directory) / self.registered, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
+        checkpoint = load_checkpoint(str(path))
+        self._refuse_another_run(checkpoint, path)
+        self.model.load_learned(checkpoint["state_dict"])
+        logger.info("Loading weights to %s from %s (epoch = %s)", self.registered, path, checkpoint.get("epoch"))
+
+    def _refuse_another_run(self, checkpoint: dict, path: Path) -> None:
+        """Compare what the checkpoint says of its run with this run."""
+        for key, own in self.checkpoint_extras().items():
+            if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
+                raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
+        trained = checkpoint.get("classnames")
+        if self.model.owns_classes and trained is not None and list(trained) != self.model.classnames:
+            raise ValueError(
+                f"{path} was trained on other classes ({len(trained)}: {', '.join(trained[:3])}, ...), and what "
+                f"{self.cfg.TRAINER.NAME} learns belongs to its classes: it cannot be evaluated on this list"
+            )
+
+
+def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
+    """The checkpoint file of an epoch, the best one, or the last that a run wrote.
+
+    Raises:
+        FileNotFoundError: it is not there; the sentence names those that are.
+    """
+    if epoch:
+        path = folder / f"model.pth.tar-{epoch}"
+    elif best:
+        path = folder / "model-best.pth.tar"
+    else:
+        pointer = folder / "checkpoint"
+        path = folder / pointer.read_text().strip() if pointer.is_file() else folder / "checkpoint"
+    if not path.is_file():
+        there = sorted(file.name for file in folder.glob("model*")) if folder.is_dir() else []
+        raise FileNotFoundError(f"no checkpoint at {path}; in that folder: {', '.join(there) or 'nothing'}")
+    return path

@@ -1,0 +1,131 @@
+"""What every method is: learned state around a frozen backbone, for one list of classes.
+
+Shape legend: B images, C classes, E embedding width.
+"""
+
+import re
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from clip.backbone import Backbone
+from clip.precision import full
+
+# own parameter name -> name in the official checkpoints, as (pattern, replacement)
+Names = tuple[tuple[str, str], ...]
+IMAGE_PROMPT_NAMES: Names = (
+    (r"image_prompts\.tokens\.0", "image_encoder.VPT"),
+    (r"image_prompts\.tokens\.(\d+)", r"image_encoder.transformer.resblocks.\1.VPT_shallow"),
+)
+TEXT_PROMPT_NAMES: Names = ((r"text_prompts\.tokens\.(\d+)", r"text_encoder.transformer.resblocks.\1.VPT_shallow"),)
+CONTEXT_NAMES: Names = ((r"context\.vectors", "prompt_learner.ctx"),)
+
+
+class Method(nn.Module):
+    """Base of the methods: features of both sides, cosine logits, cross-entropy, names in checkpoints.
+
+    The backbone is held, not owned: it is no submodule, so `parameters()` and `state_dict()` are what the method
+    learned and nothing else.
+
+    Class attributes:
+        names: how own parameters are called in checkpoints (the official names).
+        owns_classes: whether the learned state belongs to the classes it was trained on.
+    """
+
+    names: Names = ()
+    owns_classes = False
+
+    def __init__(self, backbone: Backbone, classnames: list[str]):
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)
+        self.classnames = list(classnames)
+        self._evaluation: dict[str, object] = {}
+
+    def text_features(self) -> Tensor:
+        """Features (C, E) of the classes, not normalised."""
+        raise NotImplementedError
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features (B, E) of images (B, 3, H, W), not normalised."""
+        return full(self.backbone.encode_image(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W)."""
+        return self.logits(self.image_features(images), self.once("text", self.text_features))
+
+    def logits(self, z: Tensor, t: Tensor) -> Tensor:
+        """Scaled cosine (B, C) of image features (B, E) and text features (C, E)."""
+        logits = full(self.backbone.logit_scale) * F.normalize(z, dim=-1) @ F.normalize(t, dim=-1).T
+        bias = self.backbone.logit_bias
+        return logits if bias is None else logits + bias
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss (a scalar) and what the log shows of it."""
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        accuracy = 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)
+        return loss, {"loss": loss, "acc": accuracy}
+
+    def once(self, key: str, compute):
+        """The value of `compute()`; in evaluation it is computed once until the mode or the weights change."""
+        if self.training:
+            return compute()
+        if key not in self._evaluation:
+            self._evaluation[key] = compute()
+        return self._evaluation[key]
+
+    def train(self, mode: bool = True) -> "Method":
+        """Set the mode; what evaluation had kept is forgotten."""
+        self._evaluation.clear()
+        return super().train(mode)
+
+    def report(self) -> dict:
+        """What a run's metrics tell about this method beyond accuracy; plain data."""
+        return {}
+
+    def official_name(self, own: str) -> str:
+        """The name in checkpoints of an own parameter or buffer."""
+        for pattern, replacement in self.names:
+            if re.fullmatch(pattern, own):
+                return re.sub(pattern, replacement, own)
+        return own
+
+    def learned_state(self) -> dict[str, Tensor]:
+        """Everything learned, under its official name."""
+        return {self.official_name(name): value.detach() for name, value in self.state_dict().items()}
+
+    def load_learned(self, state: Mapping[str, Tensor]) -> None:
+        """Take the learned state from a checkpoint of this project or from an official one.
+
+        An official whole-model checkpoint holds frozen weights as well: they are passed over. Names of a checkpoint
+        that registered only the prompt learner (`ctx`) are recognised.
+
+        Raises:
+            ValueError: something learned is missing, has another shape, or the checkpoint holds prompts that this
+                configuration has no place for (all named).
+        """
+        own = {self.official_name(name): value for name, value in self.state_dict().items()}
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        found = {key: state.get(key, state.get(key.removeprefix("prompt_learner."))) for key in own}
+        missing = [key for key, value in found.items() if value is None]
+        extra = [key for key in state if key not in own and self._is_learned_name(key)]
+        shapes = [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in own.items()
+            if found[key] is not None and found[key].shape != value.shape
+        ]
+        problems = {"missing": missing, "of another shape": shapes, "without a place here": extra}
+        if any(problems.values()):
+            said = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+            raise ValueError(f"the checkpoint does not fit {type(self).__name__} as configured ({said})")
+        self._evaluation.clear()
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(found[key])
+
+    def _is_learned_name(self, key: str) -> bool:
+        """Whether a name in a checkpoint is one that this method gives to something learned."""
+        patterns = (re.escape(official).replace(r"\\1", r"\d+") for _, official in self.names)
+        return any(re.fullmatch(pattern, key) for pattern in patterns)

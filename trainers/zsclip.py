@@ -1,0 +1,61 @@
+"""Zero-shot CLIP: the class sentences' features are the classifier. Learns nothing.
+
+Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from yacs.config import CfgNode
+
+from clip.backbone import Backbone
+from clip.precision import full
+from dassl.engine import TRAINER_REGISTRY
+from trainers.base import MethodTrainer
+from trainers.method import Method
+from trainers.templates import ensemble_of, fill, template_of
+
+
+def ensemble_features(backbone: Backbone, templates: list[str], classnames: list[str]) -> Tensor:
+    """Normalised text features (C, E): the mean over the templates' normalised features, normalised again."""
+    with torch.no_grad():
+        each = [full(backbone.encode_text(backbone.tokenize(fill(template, classnames)))) for template in templates]
+        return F.normalize(torch.stack([F.normalize(t, dim=-1) for t in each]).mean(dim=0), dim=-1)
+
+
+class ZeroshotMethod(Method):
+    """Fixed class features from one template or several."""
+
+    def __init__(self, backbone: Backbone, classnames: list[str], templates: list[str]):
+        super().__init__(backbone, classnames)
+        self.register_buffer("features", ensemble_features(backbone, templates, classnames), persistent=False)
+
+    def text_features(self) -> Tensor:
+        """Normalised features (C, E)."""
+        return self.features
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP(MethodTrainer):
+    """Zero-shot CLIP with the data set's own template."""
+
+    node = "ZEROSHOTCLIP"
+    CONFIG = {"ZEROSHOTCLIP": CfgNode({"PREC": "fp16"})}
+
+    def templates(self) -> list[str]:
+        """The sentences that are averaged."""
+        return [template_of(self.cfg.DATASET.NAME, self.template)]
+
+    def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
+        """Class features from `templates()`."""
+        with self.precision.autocast():
+            return ZeroshotMethod(backbone, classnames, self.templates())
+
+
+@TRAINER_REGISTRY.register()
+class ZeroshotCLIP2(ZeroshotCLIP):
+    """Zero-shot CLIP with the prompt ensemble: seven templates, and the data set's own unless it is ImageNet."""
+
+    def templates(self) -> list[str]:
+        """The sentences that are averaged."""
+        return ensemble_of(self.cfg.DATASET.NAME, self.template)
