@@ -33,7 +33,7 @@ class Case:
         """The random CLIP of the case."""
         state = {}
         for item in self.entry["weights"]["entries"]:
-            draw = np.random.RandomState(item["seed"]).standard_normal(int(np.prod(item["shape"])))  # noqa: NPY002
+            draw = np.random.RandomState(item["seed"]).standard_normal(int(np.prod(item["shape"])))
             value = (item["mean"] + item["std"] * draw).astype(np.float32).reshape(item["shape"])
             state[item["key"]] = torch.from_numpy(value)
         return openai_backbone(self.name, state)
@@ -91,7 +91,7 @@ def trainer_config(name: str, optim: dict, keys: dict, output_dir: Path, dataset
     return cfg
 
 
-def make_trainer(cfg, backbone: Backbone, classnames: list[str], batches: list[dict]):
+def make_trainer(cfg, backbone: Backbone, classnames: list[str], batches: list[dict], template: str = ""):
     """The registered trainer over given batches in their order, recording each step's trajectory."""
     cls = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
 
@@ -99,7 +99,7 @@ def make_trainer(cfg, backbone: Backbone, classnames: list[str], batches: list[d
         def build_data_loader(self):
             self.backbone = backbone
             self.precision = Precision("fp32", self.device)
-            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames)))
+            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames), template=template))
             self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader = batches, None, None, []
             self.num_classes, self.num_source_domains = len(classnames), 0
             self.lab2cname = dict(enumerate(classnames))

@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from parity import Case, compare_trajectory, make_trainer, set_learned, trainer_config
 
+import datasets  # noqa: F401  (registers the data sets)
 import trainers  # noqa: F401  (registers the methods)
+from dassl.data.datasets import DATASET_REGISTRY
 from trainers.zsclip import ensemble_features
 
 INPUTS = ("train_img", "train_label", "test_img", "test_label")
@@ -28,7 +30,7 @@ def _perturbed(entry) -> dict:
     values = {}
     for item in entry["perturb"]:
         std = float(item["value"].split(",")[1].rstrip(")"))
-        draw = np.random.RandomState(item["seed"]).standard_normal(item["shape"]) * std  # noqa: NPY002
+        draw = np.random.RandomState(item["seed"]).standard_normal(item["shape"]) * std
         if item["value"].startswith("eye"):
             draw = draw + np.eye(item["shape"][0])
         values[item["name"]] = torch.from_numpy(draw.astype(np.float32))
@@ -115,10 +117,11 @@ def _baseline_cases(parity_dir):
 def test_zero_shot(parity_dir, tmp_path, name):
     for case in _baseline_cases(parity_dir):
         backbone, dataset = case.backbone(), case.entry["dataset_name_for_templates"]
+        template = DATASET_REGISTRY.get(dataset).template
         for subset in ("base", "new"):
             cfg = trainer_config(name, {}, {"PREC": "fp32"}, tmp_path, dataset)
             # building it twice must not change the ensemble
-            trainer = [make_trainer(cfg, backbone, case.spec[subset], []) for _ in range(2)][-1]
+            trainer = [make_trainer(cfg, backbone, case.spec[subset], [], template) for _ in range(2)][-1]
             trainer.set_model_mode("eval")
             with torch.no_grad():
                 case.compare(f"{name}/{subset}/logits", trainer.model_inference(case.tensor("test_img")))

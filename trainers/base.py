@@ -76,11 +76,6 @@ class MethodTrainer(TrainerX):
         """The method's own configuration node."""
         return self.cfg.TRAINER[self.node]
 
-    @property
-    def template(self) -> str:
-        """The template that the data set declares for itself, or an empty string."""
-        return getattr(self.dm.dataset, "template", "")
-
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse an unknown precision before anything is loaded."""
         if cfg.TRAINER[self.node].PREC not in PRECISIONS:

@@ -1,20 +1,8 @@
-"""The sentences of zero-shot CLIP: one template per data set, and the prompt ensembles.
-
-Sources: the table of CoOp's zero-shot trainer; the seven templates that the CLIP authors selected for ImageNet.
-"""
+"""The sentences of zero-shot CLIP: a data set declares its own template; the prompt ensembles are here."""
 
 DEFAULT = "a photo of a {}."
 
-CUSTOM = {
-    "OxfordPets": "a photo of a {}, a type of pet.",
-    "OxfordFlowers": "a photo of a {}, a type of flower.",
-    "FGVCAircraft": "a photo of a {}, a type of aircraft.",
-    "DescribableTextures": "{} texture.",
-    "EuroSAT": "a centered satellite photo of {}.",
-    "Food101": "a photo of {}, a type of food.",
-    "UCF101": "a photo of a person doing {}.",
-}
-
+# the seven that CLIP's authors selected for ImageNet
 IMAGENET_SELECT = (
     "itap of a {}.",
     "a bad photo of the {}.",
@@ -26,15 +14,14 @@ IMAGENET_SELECT = (
 )
 
 
-def template_of(dataset_name: str, own: str = "") -> str:
-    """The template of a data set: its own declaration, else the table's, else `a photo of a {}.`."""
-    return own or CUSTOM.get(dataset_name, DEFAULT)
+def template_of(dataset: object) -> str:
+    """The template that a data set declares (`template`), or `a photo of a {}.`."""
+    return getattr(dataset, "template", "") or DEFAULT
 
 
-def ensemble_of(dataset_name: str, own: str = "") -> list[str]:
+def ensemble_of(dataset: object, name: str) -> list[str]:
     """The prompt ensemble: the seven selected templates, and the set's own unless the set is ImageNet."""
-    extra = [] if dataset_name == "ImageNet" else [template_of(dataset_name, own)]
-    return [*IMAGENET_SELECT, *extra]
+    return [*IMAGENET_SELECT, *([] if name == "ImageNet" else [template_of(dataset)])]
 
 
 def fill(template: str, classnames: list[str]) -> list[str]:

@@ -44,7 +44,7 @@ class ZeroshotCLIP(MethodTrainer):
 
     def templates(self) -> list[str]:
         """The sentences that are averaged."""
-        return [template_of(self.cfg.DATASET.NAME, self.template)]
+        return [template_of(self.dm.dataset)]
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """Class features from `templates()`."""
@@ -58,4 +58,4 @@ class ZeroshotCLIP2(ZeroshotCLIP):
 
     def templates(self) -> list[str]:
         """The sentences that are averaged."""
-        return ensemble_of(self.cfg.DATASET.NAME, self.template)
+        return ensemble_of(self.dm.dataset, self.cfg.DATASET.NAME)

@@ -1,0 +1,131 @@
+"""Train and evaluate one method on one data set: arguments -> configuration -> seed and log -> trainer.
+
+    python train.py --root DATA --seed 1 --trainer APEX \\
+        --dataset-config-file configs/datasets/dtd.yaml \\
+        --config-file configs/trainers/APEX/vit_b16_c2_ep15_batch16_2+2ctx.yaml \\
+        --output-dir output/dtd DATASET.NUM_SHOTS 16 DATASET.SUBSAMPLE_CLASSES base
+
+Trainers, data sets and their configuration keys are found by being in their folders; none is named here.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; flags keep the names of the family's scripts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="", help="folder of the data sets")
+    parser.add_argument("--output-dir", default="", help="folder of log.txt, metrics.json and checkpoints")
+    parser.add_argument("--resume", default="", help="output folder of the run to go on with (default: --output-dir)")
+    parser.add_argument("--seed", type=int, default=-1, help="seed of draws, order, augmentation, initial values")
+    parser.add_argument("--source-domains", nargs="+", default=[], help="source domains of the data set")
+    parser.add_argument("--target-domains", nargs="+", default=[], help="target domains of the data set")
+    parser.add_argument("--transforms", nargs="+", default=[], help="names of the training transforms")
+    parser.add_argument("--config-file", default="", help="YAML of the method")
+    parser.add_argument("--dataset-config-file", default="", help="YAML of the data set")
+    parser.add_argument("--trainer", default="", help="name of the trainer, such as APEX")
+    parser.add_argument("--backbone", default="", help="name of the backbone, such as ViT-B/16 or tiny-ViT")
+    parser.add_argument("--head", default="", help="name of the head (third-party trainers)")
+    parser.add_argument("--eval-only", action="store_true", help="evaluate the checkpoint in --model-dir")
+    parser.add_argument("--model-dir", default="", help="output folder of the training run to evaluate")
+    parser.add_argument("--load-epoch", type=int, default=None, help="epoch of the checkpoint (default: the last)")
+    parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the configuration")
+    return parser
+
+
+def build_config(args: argparse.Namespace):
+    """The resolved, frozen configuration: defaults, data set file, method file, flags, KEY VALUE pairs, in that order.
+
+    Raises:
+        ValueError: an unknown key or value (with the nearest known ones); a missing --trainer.
+        FileNotFoundError: a configuration file is not there.
+    """
+    import datasets
+    import trainers  # noqa: F401  (registers what is in the folder)
+    from dassl.config import declare_trainer_keys, get_cfg_default, merge_file, merge_opts
+
+    cfg = get_cfg_default()
+    declare_trainer_keys(cfg)
+    datasets.declare_keys(cfg)
+    for path in (args.dataset_config_file, args.config_file):
+        if path:
+            merge_file(cfg, path)
+    flags = {
+        "DATASET.ROOT": args.root,
+        "OUTPUT_DIR": args.output_dir,
+        "RESUME": args.resume,
+        "DATASET.SOURCE_DOMAINS": tuple(args.source_domains),
+        "DATASET.TARGET_DOMAINS": tuple(args.target_domains),
+        "INPUT.TRANSFORMS": tuple(args.transforms),
+        "TRAINER.NAME": args.trainer,
+        "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.HEAD.NAME": args.head,
+    }
+    for key, value in flags.items():
+        if value:
+            cfg.merge_from_list([key, value])
+    if args.seed >= 0:
+        cfg.SEED = args.seed
+    merge_opts(cfg, args.opts)
+    if not cfg.TRAINER.NAME:
+        raise ValueError("no trainer was named: give --trainer, such as --trainer APEX")
+    cfg.freeze()
+    return cfg
+
+
+def run(args: argparse.Namespace) -> float | None:
+    """Carry out one command line in this process; returns the accuracy in percent where something was evaluated.
+
+    Raises:
+        ValueError, FileNotFoundError: mistakes in arguments, configuration, data or checkpoints; the sentence says which.
+    """
+    from dassl.engine import build_trainer
+    from dassl.utils import collect_env_info, log_to_stdout, set_random_seed, setup_logger
+    from dassl.utils.logger import close_logger
+
+    cfg = build_config(args)
+    if args.eval_only and not args.model_dir and _learns(cfg):
+        raise ValueError(f"--eval-only of {cfg.TRAINER.NAME} needs --model-dir: evaluating it untrained is refused")
+    log_to_stdout("clip", "datasets", "trainers", __name__)
+    if cfg.SEED >= 0:
+        set_random_seed(cfg.SEED)
+    setup_logger(cfg.OUTPUT_DIR)
+    try:
+        print(f"Setting fixed seed: {cfg.SEED}" if cfg.SEED >= 0 else "No fixed seed: this run cannot be repeated")
+        print(f"** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
+        trainer = build_trainer(cfg)
+        if args.model_dir:
+            trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        if args.eval_only:
+            return trainer.test()
+        if not args.no_train:
+            trainer.train()
+        return trainer.best_result
+    finally:
+        close_logger()
+
+
+def _learns(cfg) -> bool:
+    """Whether the configured trainer learns something; a trainer that does not say is taken to."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    known = cfg.TRAINER.NAME in TRAINER_REGISTRY.registered_names()
+    return not known or getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "learns", True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
+    args = build_parser().parse_args(argv)
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError) as error:
+        print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
