@@ -11,7 +11,8 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from clip import weights
-from clip.model import CLIP, convert_weights, from_state_dict
+from clip.model import CLIP, from_state_dict
+from clip.precision import HOST, convert_weights, default_device
 from clip.simple_tokenizer import END, START, SimpleTokenizer
 
 _MODELS = weights.OPENAI_MODELS
@@ -108,9 +109,9 @@ def load(
     """
     if jit:
         raise ValueError("jit=True is not supported: the model is built from its weights (use jit=False)")
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(device) if device else default_device()
     model = build_model(weights.read_state_dict(locate(name, download_root))).to(device)
-    if device.type == "cpu":
+    if device.type == HOST.type:
         model.float()
     return model, preprocess(model.visual.input_resolution)
 

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from clip.precision import convert_weights as convert_weights
+from clip.precision import full
 from clip.towers import ImageTower, TextTower, encode_image, encode_text
 
 
@@ -330,19 +332,6 @@ class CLIP(nn.Module):
         return logits, logits.T
 
 
-def convert_weights(model: nn.Module) -> None:
-    """Convert, in place, what OpenAI's released models hold in half precision: convolutions, linear layers, attention
-    and the two projections. Norms and embeddings stay float32."""
-    for module in model.modules():
-        if isinstance(module, (nn.Conv2d, nn.Linear, Attention)):
-            for parameter in module.parameters(recurse=False):
-                parameter.data = parameter.data.half()
-        for name in ("text_projection", "proj"):
-            projection = getattr(module, name, None)
-            if isinstance(projection, nn.Parameter):
-                projection.data = projection.data.half()
-
-
 def architecture(state_dict: Mapping[str, Tensor]) -> dict:
     """Read the arguments of `CLIP` from the shapes of an OpenAI-format state dict.
 
@@ -404,7 +393,7 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> CLIP:
     with torch.device("meta"):
         model = CLIP(**sizes)
     missing, unexpected = model.load_state_dict(
-        {k: v.float() if v.is_floating_point() else v for k, v in weights.items()}, strict=False, assign=True
+        {k: full(v) if v.is_floating_point() else v for k, v in weights.items()}, strict=False, assign=True
     )
     if missing or unexpected:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""The one place that names number formats: what the frozen towers compute in."""
+"""The one place that names number formats and devices: what the frozen towers compute in, and where."""
 
 import logging
 from collections.abc import Callable
@@ -7,12 +7,27 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from clip.model import convert_weights
-
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 _ON_CPU = {"fp16": "fp32", "amp": "bf16"}
+HOST = torch.device("cpu")  # where weights files are read to
+
+
+def default_device() -> torch.device:
+    """CUDA where there is one, else the CPU."""
+    return torch.device("cuda") if torch.cuda.is_available() else HOST
+
+
+def convert_weights(model: nn.Module) -> None:
+    """Convert, in place, what OpenAI's released models hold in half precision: convolutions, linear layers, attention
+    and the two projections. Norms and embeddings stay as they are."""
+    for module in model.modules():
+        attention = hasattr(module, "in_proj_weight")
+        names = ("text_projection", "proj")
+        for name, parameter in module.named_parameters(recurse=False):
+            if attention or isinstance(module, (nn.Conv2d, nn.Linear)) or name in names:
+                parameter.data = parameter.data.half()
 
 
 class Precision:

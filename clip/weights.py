@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from clip.precision import HOST
+
 _HOST = "https://openaipublic.azureedge.net/clip/models"
 _CHUNK = 1 << 20
 
@@ -117,7 +119,7 @@ def read_state_dict(path: str | Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        loaded = _read_torchscript(path) if _is_torchscript(path) else torch.load(path, "cpu", weights_only=True)
+        loaded = _read_torchscript(path) if _is_torchscript(path) else torch.load(path, HOST, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
         raise ValueError(f"{path} is damaged or no weights file: {error}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
@@ -138,7 +140,7 @@ def _is_torchscript(path: Path) -> bool:
 def _read_torchscript(path: Path) -> Mapping[str, Tensor]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load is the only reader of OpenAI's archives
-        return torch.jit.load(path, map_location="cpu").state_dict()
+        return torch.jit.load(path, map_location=HOST).state_dict()
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.backbone import Backbone, end_of_text
+from clip.precision import full
 
 INIT_STD = 0.02
 PLACEHOLDER = "X"
@@ -95,7 +96,7 @@ class Context(nn.Module):
         n = init.vectors.shape[-2]
         lengths = name_lengths or [0] * len(init.sentences)
         order = torch.stack([_token_order(length, n, name, position) for name in lengths])
-        self.vectors = nn.Parameter(init.vectors.to(torch.get_default_dtype()).to(tokens.device))
+        self.vectors = nn.Parameter(full(init.vectors).to(tokens.device))
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("end", end, persistent=False)
         self.register_buffer("fixed", backbone.token_embedding(tokens[:, :length]), persistent=False)
