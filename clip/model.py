@@ -338,20 +338,31 @@ def architecture(state_dict: Mapping[str, Tensor]) -> dict:
     Raises:
         ValueError: a key that every OpenAI CLIP has is missing (named).
     """
-    needed = ("text_projection", "positional_embedding", "token_embedding.weight", "ln_final.weight", "logit_scale")
-    missing = [key for key in needed if key not in state_dict]
-    if missing:
-        raise ValueError(f"not the weights of an OpenAI CLIP: no {', '.join(missing)}")
+    _require(state_dict, "text_projection", "positional_embedding", "token_embedding.weight", "ln_final.weight")
+    _require(state_dict, "logit_scale")
     text_width = state_dict["ln_final.weight"].shape[0]
     return {
         "embed_dim": state_dict["text_projection"].shape[1],
         "context_length": state_dict["positional_embedding"].shape[0],
         "vocab_size": state_dict["token_embedding.weight"].shape[0],
         "transformer_width": text_width,
-        "transformer_heads": text_width // 64,
+        "transformer_heads": _heads(text_width),
         "transformer_layers": _count(state_dict, "transformer.resblocks.", 2),
         **(_vit_sizes(state_dict) if "visual.proj" in state_dict else _resnet_sizes(state_dict)),
     }
+
+
+def _require(state_dict: Mapping[str, Tensor], *keys: str) -> None:
+    missing = [key for key in keys if key not in state_dict]
+    if missing:
+        raise ValueError(f"not the weights of an OpenAI CLIP: no {', '.join(missing)}")
+
+
+def _heads(width: int) -> int:
+    """Attention heads of a tower of this width: every OpenAI CLIP has heads of 64."""
+    if width % 64:
+        raise ValueError(f"not the weights of an OpenAI CLIP: its heads are 64 wide, but a tower is {width} wide")
+    return width // 64
 
 
 def _count(state_dict: Mapping[str, Tensor], prefix: str, part: int) -> int:
@@ -360,7 +371,9 @@ def _count(state_dict: Mapping[str, Tensor], prefix: str, part: int) -> int:
 
 
 def _vit_sizes(state_dict: Mapping[str, Tensor]) -> dict:
+    _require(state_dict, "visual.conv1.weight", "visual.positional_embedding")
     width, _, patch, _ = state_dict["visual.conv1.weight"].shape
+    _heads(width)
     grid = round((state_dict["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     return {
         "image_resolution": grid * patch,
@@ -374,6 +387,7 @@ def _resnet_sizes(state_dict: Mapping[str, Tensor]) -> dict:
     positions = state_dict.get("visual.attnpool.positional_embedding")
     if positions is None:
         raise ValueError("not the weights of an OpenAI CLIP: neither visual.proj nor visual.attnpool")
+    _require(state_dict, "visual.layer1.0.conv1.weight")
     return {
         "image_resolution": 32 * round((positions.shape[0] - 1) ** 0.5),
         "vision_layers": tuple(_count(state_dict, f"visual.layer{i}.", 2) for i in (1, 2, 3, 4)),
@@ -386,17 +400,20 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> CLIP:
     """An evaluation-mode float32 CLIP of the sizes that the state dict has, holding its weights.
 
     Raises:
-        ValueError: the state dict is not an OpenAI CLIP's, or keys are missing or left over (named).
+        ValueError: the state dict is not an OpenAI CLIP's, or keys are missing, left over or of another shape (named).
     """
     weights = {k: v for k, v in state_dict.items() if k not in ("input_resolution", "context_length", "vocab_size")}
     sizes = architecture(weights)
     with torch.device("meta"):
         model = CLIP(**sizes)
-    missing, unexpected = model.load_state_dict(
-        {k: full(v) if v.is_floating_point() else v for k, v in weights.items()}, strict=False, assign=True
-    )
-    if missing or unexpected:
-        raise ValueError(
-            f"weights do not fit the architecture they imply ({sizes}): missing {missing}, not used {unexpected}"
-        )
+    shapes = {key: value.shape for key, value in model.state_dict().items()}
+    problems = {
+        "missing": [key for key in shapes if key not in weights],
+        "not used": [key for key in weights if key not in shapes],
+        "of another shape": [key for key, value in weights.items() if shapes.get(key, value.shape) != value.shape],
+    }
+    if any(problems.values()):
+        said = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
+        raise ValueError(f"weights do not fit the architecture they imply ({sizes}); {said}")
+    model.load_state_dict({k: full(v) if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
     return model.eval()

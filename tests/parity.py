@@ -114,7 +114,7 @@ def make_trainer(cfg, backbone: Backbone, classnames: list[str], batches: list[d
                 self.grad0 = {n: g.clone() for n, g in grads.items()}
             self.rows.append(
                 {
-                    "loss": float(summary["loss"]),
+                    "loss": summary["loss"].item(),
                     "lr": lr,
                     "grad_norm": {n: float(g.double().norm()) for n, g in grads.items()},
                     "param_norm": {n: float(p.detach().double().norm()) for n, p in params.items()},
@@ -135,11 +135,11 @@ def compare_trajectory(case: Case, trainer, prefix: str = "") -> None:
         case.compare(f"{prefix}traj/{key}", [[row[key].get(name, absent) for name in names] for row in trainer.rows])
     for name, gradient in trainer.grad0.items():
         case.compare(f"{prefix}traj/grad0/{name}", gradient)
-    for name, value in trainer.model.learned_state().items():
+    for name, value in trainer.model.state_dict().items():
         if f"{prefix}final/{name}" in case.arrays:
             case.compare(f"{prefix}final/{name}", value)
 
 
 def set_learned(method, values: dict[str, Tensor]) -> None:
     """Overwrite some of a method's learned values, given under their official names."""
-    method.load_learned({**method.learned_state(), **values})
+    method.load_state_dict({**method.state_dict(), **values})

@@ -71,7 +71,7 @@ def _check_apex(case, tmp_path):
     cfg = trainer_config("APEX", case.entry["cfg"], keys, tmp_path)
     trainer = make_trainer(cfg, backbone, spec["base"], case.batches())
     method = trainer.model
-    started = {**method.learned_state()}
+    started = {**method.state_dict()}
     init = {k.removeprefix("init/"): case.tensor(k) for k in case.arrays if k.startswith("init/")}
     for name in ("VPT_adapter_text_matrix", "VPT_adapter_text_bias", "prompt_learner.ctx"):  # not random
         case.compare(f"init/{name}", started[name])
@@ -94,7 +94,7 @@ def _check_apex(case, tmp_path):
         if branch == "official":
             case.compare("tokenized_new", new.model.tokens)
         _compare_evaluation(case, f"eval_final_new{suffix}", new.model)
-        learned = new.model.learned_state()
+        learned = new.model.state_dict()
         set_learned(new.model, {k: v for k, v in _perturbed(case.entry).items() if k in learned})
         _compare_evaluation(case, f"eval_perturbed_new{suffix}", new.model)
     left = [k for k in case.arrays if k not in case.compared and not k.startswith(INPUTS)]
@@ -138,7 +138,7 @@ def _check_baseline(case, name, trainer_name, tmp_path):
     cfg = trainer_config(trainer_name, entry["optim"], entry["trainer_cfg"], tmp_path)
     trainer = make_trainer(cfg, backbone, case.spec["base"], case.batches())
     init = {k.removeprefix(f"{name}/init/"): case.tensor(k) for k in case.arrays if k.startswith(f"{name}/init/")}
-    own = {k: v for k, v in init.items() if k in trainer.model.learned_state()}
+    own = {k: v for k, v in init.items() if k in trainer.model.state_dict()}
     set_learned(trainer.model, own)
     case.compared |= {f"{name}/init/{k}" for k in own}
     if f"{name}/tokenized_base" in case.arrays:

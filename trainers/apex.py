@@ -207,12 +207,12 @@ class APEXMethod(Method):
         self.train(was_training)
         return {"apex": {"classnames": self.classnames, **values}}
 
-    def load_learned(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         """As for every method; the training classes may be of another number than this model's own."""
         key = self.official_name("trained_tokens")
         if key in state:
             self.trained_tokens = state[key].to(self.tokens)
-        super().load_learned(state)
+        super().load_state_dict(state)
 
 
 def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:

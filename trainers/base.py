@@ -103,7 +103,7 @@ class MethodTrainer(TrainerX):
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
-            self.model.load_learned(load_checkpoint(self.cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+            self.model.load_state_dict(load_checkpoint(self.cfg.MODEL.INIT_WEIGHTS)["state_dict"])
         if trainable:
             self.optim = build_optimizer(trainable, self.cfg.OPTIM)
             self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
@@ -186,7 +186,7 @@ class MethodTrainer(TrainerX):
         path = find_checkpoint(Path(directory) / self.registered, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
         checkpoint = load_checkpoint(str(path))
         self._refuse_another_run(checkpoint, path)
-        self.model.load_learned(checkpoint["state_dict"])
+        self.model.load_state_dict(checkpoint["state_dict"])
         logger.info("Loading weights to %s from %s (epoch = %s)", self.registered, path, checkpoint.get("epoch"))
 
     def _refuse_another_run(self, checkpoint: dict, path: Path) -> None:

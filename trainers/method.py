@@ -92,21 +92,22 @@ class Method(nn.Module):
                 return re.sub(pattern, replacement, own)
         return own
 
-    def learned_state(self) -> dict[str, Tensor]:
-        """Everything learned, under its official name."""
-        return {self.official_name(name): value.detach() for name, value in self.state_dict().items()}
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """Everything learned, under its official name (arguments as in PyTorch)."""
+        return {self.official_name(name): value for name, value in super().state_dict(*args, **kwargs).items()}
 
-    def load_learned(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         """Take the learned state from a checkpoint of this project or from an official one.
 
         An official whole-model checkpoint holds frozen weights as well: they are passed over. Names of a checkpoint
-        that registered only the prompt learner (`ctx`) are recognised.
+        that registered only the prompt learner (`ctx`) are recognised. `strict` and `assign` have no effect: the check
+        is always strict about what is learned, and values are always copied.
 
         Raises:
             ValueError: something learned is missing, has another shape, or the checkpoint holds prompts that this
                 configuration has no place for (all named).
         """
-        own = {self.official_name(name): value for name, value in self.state_dict().items()}
+        own = self.state_dict()
         state = {key.removeprefix("module."): value for key, value in state.items()}
         found = {key: state.get(key, state.get(key.removeprefix("prompt_learner."))) for key in own}
         missing = [key for key, value in found.items() if value is None]

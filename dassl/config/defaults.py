@@ -72,8 +72,8 @@ DEFAULTS.DATALOADER = CN(
 
 DEFAULTS.MODEL = CN(
     {
-        "INIT_WEIGHTS": "",  # this node but BACKBONE.NAME is (foreign)
-        "BACKBONE": {"NAME": "", "PRETRAINED": True},
+        "INIT_WEIGHTS": "",  # checkpoint to start from
+        "BACKBONE": {"NAME": "", "PATH": "", "PRETRAINED": True},  # PATH: weights file, or folder of weights files
         "HEAD": {"NAME": "", "HIDDEN_LAYERS": (), "ACTIVATION": "relu", "BN": True, "DROPOUT": 0.0},
     }
 )
