@@ -1,0 +1,216 @@
+"""From the configuration to the loaders of batches."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from yacs.config import CfgNode
+
+from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.samplers import EpochClock, build_sampler
+from dassl.utils import available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
+
+logger = logging.getLogger(__name__)
+
+Transform = Callable[[Any], Any]
+
+
+class DatasetWrapper(Dataset):
+    """A list of :class:`Datum` as a data set of images.
+
+    An item is a dictionary with ``img`` (tensor (3, H, W), the Pillow image if ``transform`` is None, a list if there are
+    several augmentations), ``label``, ``domain``, ``impath`` and ``index``; with a list of transforms also ``img2``,
+    ``img3``...; with ``DATALOADER.RETURN_IMG0`` also ``img0``, the image without augmentation.
+
+    Args:
+        cfg: nodes ``INPUT`` and ``DATALOADER`` are read.
+        data_source: the samples.
+        transform: one, or a list of them; may be exchanged later.
+        is_train: augment ``DATALOADER.K_TRANSFORMS`` times.
+    """
+
+    clock: EpochClock | None = None  # set by build_data_loader: augmentation is then a function of (seed, epoch, index)
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        data_source: Sequence[Datum],
+        transform: Transform | Sequence[Transform] | None = None,
+        is_train: bool = False,
+    ) -> None:
+        from dassl.data.transforms import build_plain_transform
+
+        self.cfg = cfg
+        self.data_source = data_source
+        self.transform = transform
+        self.is_train = is_train
+        self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
+        self.return_img0 = cfg.DATALOADER.RETURN_IMG0
+        self.to_tensor = build_plain_transform(cfg)
+        if self.k_tfm > 1 and transform is None:
+            raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
+
+    def __len__(self) -> int:
+        return len(self.data_source)
+
+    def __getitem__(self, idx: int) -> dict[str, Any]:
+        item = self.data_source[idx]
+        output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
+        image = read_image(item.impath)
+        if self.clock is None:
+            output |= self._augment(image)
+        else:
+            with seeded(self.clock.seed_for("augmentation", idx)):
+                output |= self._augment(image)
+        if self.return_img0:
+            output["img0"] = self.to_tensor(image)
+        return output
+
+    def _augment(self, image: Any) -> dict[str, Any]:
+        """Return the entries ``img``, ``img2``... for a Pillow image."""
+        if self.transform is None:
+            return {"img": image}
+        if isinstance(self.transform, list | tuple):
+            names = ["img", *(f"img{number}" for number in range(2, len(self.transform) + 1))]
+            return {name: self._repeated(transform, image) for name, transform in zip(names, self.transform, strict=True)}
+        return {"img": self._repeated(self.transform, image)}
+
+    def _repeated(self, transform: Transform, image: Any) -> Any:
+        """Transform the image once, or ``k_tfm`` times into a list."""
+        return transform(image) if self.k_tfm == 1 else [transform(image) for _ in range(self.k_tfm)]
+
+
+def build_data_loader(
+    cfg: CfgNode,
+    sampler_type: str = "SequentialSampler",
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
+    tfm: Transform | Sequence[Transform] | None = None,
+    is_train: bool = True,
+    dataset_wrapper: Callable[..., Dataset] | None = None,
+) -> DataLoader:
+    """Return the loader of ``data_source``.
+
+    Training drops an incomplete last batch, unless it is the only one.  No more workers are used than there are processors;
+    the number of workers does not change the batches.
+
+    Raises:
+        ValueError: ``data_source`` is empty.
+    """
+    if not data_source:
+        raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: there is nothing to load")
+    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
+    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    if hasattr(sampler, "clock"):
+        dataset.clock = sampler.clock
+    generator = None  # of the seeds of the workers; without one, each pass would draw from the global generator
+    if cfg.SEED >= 0:
+        generator = torch.Generator().manual_seed(stream_seed(cfg.SEED, "workers"))
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=min(cfg.DATALOADER.NUM_WORKERS, available_cpus()),
+        drop_last=is_train and len(data_source) >= batch_size,
+        pin_memory=on_gpu(choose_device(cfg.USE_CUDA)),
+        generator=generator,
+    )
+
+
+class DataManager:
+    """The data set of the configuration, with a loader for each of its lists.
+
+    ``train_loader_u`` and ``val_loader`` (and ``test_loader``) are None when the data set has no such list.
+
+    Args:
+        cfg: the configuration.
+        custom_tfm_train: transform for training, in place of the configured one.
+        custom_tfm_test: transform for validation and test.
+        dataset_wrapper: class to use in place of :class:`DatasetWrapper`.
+    """
+
+    def __init__(
+        self,
+        cfg: CfgNode,
+        custom_tfm_train: Transform | Sequence[Transform] | None = None,
+        custom_tfm_test: Transform | None = None,
+        dataset_wrapper: Callable[..., Dataset] | None = None,
+    ) -> None:
+        dataset = build_dataset(cfg)
+        self.dataset: DatasetBase = dataset
+        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        tfm_train = self._transform(cfg, True, custom_tfm_train)
+        tfm_test = self._transform(cfg, False, custom_tfm_test)
+
+        def train_loader(node: CfgNode, data_source: Sequence[Datum]) -> DataLoader:
+            layout = (node.SAMPLER, data_source, node.BATCH_SIZE, node.N_DOMAIN, node.N_INS)
+            return build_data_loader(cfg, *layout, tfm=tfm_train, is_train=True, dataset_wrapper=dataset_wrapper)
+
+        def test_loader(data_source: Sequence[Datum] | None) -> DataLoader | None:
+            node = cfg.DATALOADER.TEST
+            settings = {"tfm": tfm_test, "is_train": False, "dataset_wrapper": dataset_wrapper}
+            return build_data_loader(cfg, node.SAMPLER, data_source, node.BATCH_SIZE, **settings) if data_source else None
+
+        loaders = cfg.DATALOADER
+        self.train_loader_x = train_loader(loaders.TRAIN_X, dataset.train_x)
+        self.train_loader_u: DataLoader | None = None
+        if dataset.train_u:
+            same = loaders.TRAIN_U.SAME_AS_X
+            self.train_loader_u = train_loader(loaders.TRAIN_X if same else loaders.TRAIN_U, dataset.train_u)
+            _rename_stream(self.train_loader_u, "train_u")
+        self.val_loader = test_loader(dataset.val)
+        self.test_loader = test_loader(dataset.test)
+        if cfg.VERBOSE:
+            self.show_dataset_summary(cfg)
+
+    @staticmethod
+    def _transform(cfg: CfgNode, is_train: bool, custom: Any) -> Any:
+        """Return the given transform, or the configured one."""
+        from dassl.data.transforms import build_transform
+
+        if custom is None:
+            return build_transform(cfg, is_train=is_train)
+        logger.info("* Using custom transform for %s", "training" if is_train else "testing")
+        return custom
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self.dataset.num_classes
+
+    @property
+    def num_source_domains(self) -> int:
+        """Number of source domains."""
+        return self._num_source_domains
+
+    @property
+    def lab2cname(self) -> dict[int, str]:
+        """Class name of each label."""
+        return self.dataset.lab2cname
+
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Log a table with the sizes of the data set."""
+        rows = {"Dataset": cfg.DATASET.NAME}
+        for title, domains in (("Source", cfg.DATASET.SOURCE_DOMAINS), ("Target", cfg.DATASET.TARGET_DOMAINS)):
+            if domains:
+                rows[title] = str(list(domains))
+        rows["# classes"] = f"{self.num_classes:,}"
+        for split in ("train_x", "train_u", "val", "test"):
+            items = getattr(self.dataset, split)
+            if items:
+                rows[f"# {split}"] = f"{len(items):,}"
+        left, right = (max(map(len, column)) for column in (rows, rows.values()))
+        rule = f"{'-' * left}  {'-' * right}"
+        lines = (f"{name:<{left}}  {value:<{right}}".rstrip() for name, value in rows.items())
+        logger.info("%s", "\n".join([rule, *lines, rule]))
+
+
+def _rename_stream(loader: DataLoader, stream: str) -> None:
+    """Give a loader random streams of its own: another order than that of an equally long list."""
+    clock = getattr(loader.sampler, "clock", None)
+    if clock is not None:
+        clock.stream = stream

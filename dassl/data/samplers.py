@@ -1,0 +1,97 @@
+"""The order in which samples are visited, and the clock that makes it a function of (seed, epoch)."""
+
+from collections.abc import Iterator, Sized
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
+from yacs.config import CfgNode
+
+from dassl.utils import check_availability, stream_seed
+
+SAMPLERS = ("RandomSampler", "SequentialSampler")
+
+
+class EpochClock:
+    """Counts the passes over the training data, for the sampler, the data set and its worker processes alike.
+
+    Order and augmentation take their random streams from it, so they depend on the seed of the run and the number of the pass
+    only: not on the number of workers, nor on what drew random numbers before.  The count lives in shared memory, for workers.
+
+    Args:
+        seed: seed of the run.
+        stream: keeps the streams of several loaders apart.
+    """
+
+    def __init__(self, seed: int, stream: str = "train_x") -> None:
+        self.seed = seed
+        self.stream = stream
+        self._passes = torch.tensor([0, 0]).share_memory_()  # the present pass, the next one
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "EpochClock":
+        """A copied loader counts for itself, in shared memory of its own."""
+        clock = EpochClock(self.seed, self.stream)
+        clock._passes.copy_(self._passes)
+        return memo.setdefault(id(self), clock)
+
+    def set_next(self, number: int) -> None:
+        """Say which pass the next one is, from 0."""
+        self._passes[1] = number
+
+    def tick(self) -> None:
+        """Begin the next pass."""
+        self._passes[0] = self._passes[1]
+        self._passes[1] += 1
+
+    def seed_for(self, *purpose: str | int) -> int:
+        """Return the seed for one purpose within the present pass."""
+        return stream_seed(self.seed, self.stream, int(self._passes[0]), *purpose)
+
+
+class EpochRandomSampler(RandomSampler):
+    """A random permutation of the data that is a function of (seed, pass)."""
+
+    def __init__(self, data_source: Sized, clock: EpochClock) -> None:
+        super().__init__(data_source)
+        self.clock = clock
+
+    def __iter__(self) -> Iterator[int]:
+        self.clock.tick()
+        generator = torch.Generator().manual_seed(self.clock.seed_for("order"))
+        yield from torch.randperm(len(self.data_source), generator=generator).tolist()
+
+
+def set_epoch(loader: DataLoader | None, epoch: int) -> None:
+    """Say that the next pass over ``loader`` is number ``epoch``.  Nothing happens to a loader without a clock."""
+    clock = getattr(getattr(loader, "sampler", None), "clock", None)
+    if clock is not None:
+        clock.set_next(epoch)
+
+
+def build_sampler(
+    sampler_type: str,
+    cfg: CfgNode | None = None,
+    data_source: Sized | None = None,
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler:
+    """Return a sampler over ``data_source``.
+
+    Args:
+        sampler_type: ``RandomSampler`` or ``SequentialSampler``.
+        cfg: with ``SEED`` from 0 on, the random order is a function of (seed, epoch); else of PyTorch's global generator.
+        data_source: what is sampled.
+        batch_size: unused, as all that follows: for samplers that compose batches.
+        n_domain: domains per batch.
+        n_ins: samples per class or domain.
+
+    Raises:
+        ValueError: an unknown sampler.
+    """
+    check_availability(sampler_type, SAMPLERS, "sampler")
+    if sampler_type == "SequentialSampler":
+        return SequentialSampler(data_source)
+    if cfg is not None and cfg.SEED >= 0:
+        return EpochRandomSampler(data_source, EpochClock(cfg.SEED))
+    return RandomSampler(data_source)

@@ -1,0 +1,204 @@
+"""From a Pillow image to a tensor (3, H, W), by the names in ``INPUT.TRANSFORMS``.
+
+This module imports torchvision, which takes seconds: the rest of the engine imports it where it is needed.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import torch
+import torchvision.transforms as T
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.utils import check_availability
+
+logger = logging.getLogger(__name__)
+
+INTERPOLATIONS = {mode: T.InterpolationMode(mode) for mode in ("bilinear", "bicubic", "nearest")}
+
+Step = tuple[str, Callable]  # what the log says, what is done
+
+
+class Cutout:
+    """Set ``n`` squares of ``length`` pixels at random places of an image tensor (C, H, W) to 0; borders may cut them."""
+
+    def __init__(self, n: int, length: int) -> None:
+        self.n, self.length = n, length
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return a copy of ``image`` (C, H, W) with the squares in it."""
+        image, (height, width) = image.clone(), image.shape[-2:]
+        for _ in range(self.n):
+            top = int(torch.randint(height, ())) - self.length // 2
+            left = int(torch.randint(width, ())) - self.length // 2
+            image[:, max(top, 0) : max(top + self.length, 0), max(left, 0) : max(left + self.length, 0)] = 0
+        return image
+
+
+class GaussianNoise:
+    """Add normal noise to an image tensor (C, H, W), half of the time."""
+
+    def __init__(self, mean: float, std: float, p: float = 0.5) -> None:
+        self.mean, self.std, self.p = mean, std, p
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Return ``image`` (C, H, W), noisy or not."""
+        if torch.rand(()) >= self.p:
+            return image
+        return image + self.mean + self.std * torch.randn_like(image)
+
+
+def instance_normalization(image: Tensor) -> Tensor:
+    """Give each channel of ``image`` (C, H, W) mean 0 and standard deviation 1."""
+    mean = image.mean(dim=(1, 2), keepdim=True)
+    return (image - mean) / (image.std(dim=(1, 2), keepdim=True) + 1e-8)
+
+
+def _resize(cfg: CfgNode) -> Step:
+    height, width = cfg.INPUT.SIZE
+    mode = INTERPOLATIONS[cfg.INPUT.INTERPOLATION]
+    return f"resize to {height}x{width}", T.Resize((height, width), interpolation=mode)
+
+
+def _random_translation(cfg: CfgNode) -> Step:
+    larger = [round(side * 1.125) for side in cfg.INPUT.SIZE]
+    resize = T.Resize(larger, interpolation=INTERPOLATIONS[cfg.INPUT.INTERPOLATION])
+    return "random translation", T.RandomApply([resize, T.RandomCrop(tuple(cfg.INPUT.SIZE))], p=0.5)
+
+
+def _random_crop(cfg: CfgNode) -> Step:
+    padding = cfg.INPUT.CROP_PADDING
+    return f"random crop (padding={padding})", T.RandomCrop(tuple(cfg.INPUT.SIZE), padding=padding)
+
+
+def _random_resized_crop(cfg: CfgNode) -> Step:
+    size, scale = tuple(cfg.INPUT.SIZE), tuple(cfg.INPUT.RRCROP_SCALE)
+    mode = INTERPOLATIONS[cfg.INPUT.INTERPOLATION]
+    line = f"random resized crop (size={size}, scale={scale})"
+    return line, T.RandomResizedCrop(size, scale=scale, interpolation=mode)
+
+
+def _auto_augment(policy: str) -> Callable[[CfgNode], Step]:
+    return lambda cfg: (f"{policy} auto augmentation policy", T.AutoAugment(T.AutoAugmentPolicy(policy)))
+
+
+def _randaugment(cfg: CfgNode) -> Step:
+    n, m = cfg.INPUT.RANDAUGMENT_N, cfg.INPUT.RANDAUGMENT_M
+    return f"randaugment (n={n}, m={m})", T.RandAugment(n, m)
+
+
+def _colorjitter(cfg: CfgNode) -> Step:
+    b, c, s, h = (cfg.INPUT[f"COLORJITTER_{letter}"] for letter in "BCSH")
+    line = f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})"
+    return line, T.ColorJitter(brightness=b, contrast=c, saturation=s, hue=h)
+
+
+def _gaussian_blur(cfg: CfgNode) -> Step:
+    kernel, p = cfg.INPUT.GB_K, cfg.INPUT.GB_P
+    return f"gaussian blur (kernel={kernel})", T.RandomApply([T.GaussianBlur(kernel)], p=p)
+
+
+def _cutout(cfg: CfgNode) -> Step:
+    n, length = cfg.INPUT.CUTOUT_N, cfg.INPUT.CUTOUT_LEN
+    return f"cutout (n_holes={n}, length={length})", Cutout(n, length)
+
+
+def _normalize(cfg: CfgNode) -> Step:
+    mean, std = list(cfg.INPUT.PIXEL_MEAN), list(cfg.INPUT.PIXEL_STD)
+    return f"normalization (mean={mean}, std={std})", T.Normalize(mean=mean, std=std)
+
+
+def _gaussian_noise(cfg: CfgNode) -> Step:
+    mean, std = cfg.INPUT.GN_MEAN, cfg.INPUT.GN_STD
+    return f"gaussian noise (mean={mean}, std={std})", GaussianNoise(mean, std)
+
+
+# In the order in which training applies them; those of the second table work on the tensor.
+IMAGE_STEPS: dict[str, Callable[[CfgNode], Step]] = {
+    "random_translation": _random_translation,
+    "random_crop": _random_crop,
+    "random_resized_crop": _random_resized_crop,
+    "random_flip": lambda cfg: ("random flip", T.RandomHorizontalFlip()),
+    "imagenet_policy": _auto_augment("imagenet"),
+    "cifar10_policy": _auto_augment("cifar10"),
+    "svhn_policy": _auto_augment("svhn"),
+    "randaugment": _randaugment,
+    "colorjitter": _colorjitter,
+    "randomgrayscale": lambda cfg: ("random gray scale", T.RandomGrayscale(p=cfg.INPUT.RGS_P)),
+    "gaussian_blur": _gaussian_blur,
+}
+TENSOR_STEPS: dict[str, Callable[[CfgNode], Step]] = {
+    "cutout": _cutout,
+    "normalize": _normalize,
+    "gaussian_noise": _gaussian_noise,
+    "instance_norm": lambda cfg: ("instance normalization", instance_normalization),
+}
+TRANSFORMS = (*IMAGE_STEPS, *TENSOR_STEPS)
+TEST_TRANSFORMS = ("normalize", "instance_norm")
+
+
+def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None) -> Callable | None:
+    """Return the transform for training or for test; each step is a line of the log.
+
+    Training resizes to ``INPUT.SIZE`` (whatever the aspect ratio), unless a crop is chosen, then applies the chosen steps in
+    the order of the tables above.  Test resizes the smaller edge, takes the centre, and normalises if that is chosen.
+
+    Args:
+        cfg: the configuration; node ``INPUT`` is read.
+        is_train: for training.
+        choices: names from ``TRANSFORMS``, default ``INPUT.TRANSFORMS``.
+
+    Returns:
+        Pillow image -> tensor (3, H, W) in [0, 1] before normalisation; None if ``INPUT.NO_TRANSFORM``.
+
+    Raises:
+        ValueError: an unknown transform or interpolation.
+    """
+    if cfg.INPUT.NO_TRANSFORM:
+        logger.info("Note: no transform is applied!")
+        return None
+    choices = cfg.INPUT.TRANSFORMS if choices is None else choices
+    for choice in choices:
+        check_availability(choice, TRANSFORMS, "transform")
+    check_availability(cfg.INPUT.INTERPOLATION, list(INTERPOLATIONS), "value of INPUT.INTERPOLATION")
+    logger.info("Building transform_%s", "train" if is_train else "test")
+    return _compose(_train_steps(cfg, choices) if is_train else _test_steps(cfg, choices))
+
+
+def build_plain_transform(cfg: CfgNode) -> Callable:
+    """Return the transform of ``img0``: resize to ``INPUT.SIZE``, tensor, normalisation if chosen; nothing random."""
+    steps = [_resize(cfg), ("", T.ToTensor())]
+    if "normalize" in cfg.INPUT.TRANSFORMS:
+        steps.append(_normalize(cfg))
+    return T.Compose([transform for _, transform in steps])
+
+
+def _to_tensor() -> Step:
+    return "to torch tensor of range [0, 1]", T.ToTensor()
+
+
+def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> list[Step]:
+    crops = {"random_crop", "random_resized_crop"} & set(choices)
+    steps = [] if crops else [_resize(cfg)]
+    steps += [make(cfg) for name, make in IMAGE_STEPS.items() if name in choices]
+    steps.append(_to_tensor())
+    return steps + [make(cfg) for name, make in TENSOR_STEPS.items() if name in choices]
+
+
+def _test_steps(cfg: CfgNode, choices: Sequence[str]) -> list[Step]:
+    height, width = cfg.INPUT.SIZE
+    edge = max(height, width)
+    resize = T.Resize(edge, interpolation=INTERPOLATIONS[cfg.INPUT.INTERPOLATION])
+    steps = [
+        (f"resize the smaller edge to {edge}", resize),
+        (f"{height}x{width} center crop", T.CenterCrop((height, width))),
+        _to_tensor(),
+    ]
+    return steps + [TENSOR_STEPS[name](cfg) for name in TEST_TRANSFORMS if name in choices]
+
+
+def _compose(steps: list[Step]) -> Callable:
+    for line, _ in steps:
+        logger.info("+ %s", line)
+    return T.Compose([transform for _, transform in steps])

@@ -1,0 +1,296 @@
+"""Registered models and the skeleton of training, without configuration or data."""
+
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from dassl.engine.writer import SummaryWriter
+from dassl.utils import check_availability, load_checkpoint, save_checkpoint, tolist_if_not
+from dassl.utils.torchtools import BEST, last_checkpoint, restore
+
+logger = logging.getLogger(__name__)
+
+
+class TrainerBase:
+    """Registered models with their optimisers and schedulers, and the skeleton of training.
+
+    Attributes:
+        epoch: the present epoch, from 0.
+        batch_idx: the present batch, from 0.
+        num_batches: batches of an epoch.
+        model_epoch: epochs that the present weights have been trained for; 0 if untrained or unknown.
+    """
+
+    epoch = 0
+    batch_idx = 0
+    num_batches = 0
+    model_epoch = 0
+
+    def __init__(self) -> None:
+        self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
+        self._scheds: OrderedDict[str, LRScheduler | None] = OrderedDict()
+        self._writer: SummaryWriter | None = None
+
+    def register_model(
+        self,
+        name: str = "model",
+        model: nn.Module | None = None,
+        optim: Optimizer | None = None,
+        sched: LRScheduler | None = None,
+    ) -> None:
+        """Register a model under ``name``, which is also the name of its folder of checkpoints."""
+        if "_models" not in self.__dict__:
+            raise AttributeError("cannot register a model before super().__init__() was called")
+        assert name not in self._models, f"Found duplicate model names: {name}"
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: str | list[str] | None = None) -> list[str]:
+        """Return the registered names, or the given ones after checking that they are registered."""
+        if names is None:
+            return list(self._models)
+        for name in tolist_if_not(names):
+            check_availability(name, list(self._models), "registered model")
+        return tolist_if_not(names)
+
+    # Checkpoints
+
+    def checkpoint_extras(self) -> dict[str, Any]:
+        """Return plain data that goes into each checkpoint; for subclasses."""
+        return {}
+
+    def progress(self) -> dict[str, Any]:
+        """Return what the loop itself needs to go on after an interruption, as plain data."""
+        return {}
+
+    def restore_progress(self, progress: Mapping[str, Any]) -> None:
+        """Take over what :meth:`progress` returned."""
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Write a checkpoint of each registered model to ``directory/<its name>``.
+
+        Args:
+            epoch: the epoch that was just completed, from 0; the file counts from 1.
+            directory: the folder of the run.
+            is_best: write ``model-best.pth.tar`` as well.
+            val_result: result of the validation, kept in the file.
+            model_name: name of the file, default ``model.pth.tar-<epoch + 1>``.
+        """
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                **self.checkpoint_extras(),
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": None if val_result is None else float(val_result),
+                "progress": self.progress(),
+            }
+            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Restore every registered model from its last checkpoint below ``directory``; return the completed epochs.
+
+        Returns 0, and changes nothing, unless every model has a checkpoint.
+        """
+        paths = {name: last_checkpoint(os.path.join(directory, name)) for name in self.get_model_names()}
+        if not paths or None in paths.values():
+            logger.info("No checkpoint found, train from scratch")
+            return 0
+        logger.info("Found checkpoint at %s (will resume training)", directory)
+        checkpoints = {name: load_checkpoint(path) for name, path in paths.items()}
+        epochs = {name: checkpoint["epoch"] for name, checkpoint in checkpoints.items()}
+        if len(set(epochs.values())) > 1:
+            raise ValueError(f"{directory}: the last checkpoints are of different epochs: {epochs}")
+        for name, checkpoint in checkpoints.items():
+            epoch = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
+            self.restore_progress(checkpoint.get("progress", {}))
+        self.model_epoch = epoch
+        return epoch
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load the weights of every registered model.
+
+        Args:
+            directory: the folder of a run; if empty, nothing is loaded.
+            epoch: which checkpoint; None: the one with the best validation result.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        if not directory:
+            logger.info("Note that load_model() is skipped as no pretrained model is given")
+            return
+        file_name = BEST if epoch is None else f"model.pth.tar-{epoch}"
+        for name in self.get_model_names():
+            path = os.path.join(directory, name, file_name)
+            checkpoint = load_checkpoint(path)
+            self._models[name].load_state_dict(checkpoint["state_dict"])
+            self.model_epoch = checkpoint.get("epoch") or 0
+            result = checkpoint.get("val_result")
+            shown = result if result is None else f"{result:.2f}"
+            logger.info("Load %s to %s (epoch=%s, val_result=%s)", path, name, checkpoint.get("epoch"), shown)
+
+    # Steps
+
+    def set_model_mode(self, mode: str = "train", names: str | list[str] | None = None) -> None:
+        """Put models into the mode ``"train"``, ``"test"`` or ``"eval"``; KeyError for another."""
+        if mode not in ("train", "test", "eval"):
+            raise KeyError(f'the mode of a model is "train", "test" or "eval", not "{mode}"')
+        for name in self.get_model_names(names):
+            self._models[name].train(mode == "train")
+
+    def update_lr(self, names: str | list[str] | None = None) -> None:
+        """Step the schedulers: the next epoch's learning rate is in force from here on."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def get_current_lr(self, names: str | list[str] | None = None) -> float:
+        """Return the learning rate of the first optimiser among ``names``; 0 if there is none."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                return self._optims[name].param_groups[0]["lr"]
+        return 0.0
+
+    def detect_anomaly(self, loss: Tensor, name: str = "loss") -> None:
+        """Raise a FloatingPointError that names value and step, unless all of ``loss`` is finite."""
+        if not torch.isfinite(loss).all():
+            step = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}"
+            value = loss.detach().flatten()[:4].tolist()
+            rate = f"learning rate {self.get_current_lr():.4e}"
+            raise FloatingPointError(f"Loss is infinite or NaN! ({name} = {value} at {step}, {rate})")
+
+    def model_zero_grad(self, names: str | list[str] | None = None) -> None:
+        """Forget the gradients."""
+        for optim in self._named_optims(names):
+            optim.zero_grad()
+
+    def model_backward(self, loss: Tensor) -> None:
+        """Check that ``loss`` is finite, then compute the gradients."""
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names: str | list[str] | None = None) -> None:
+        """Step the optimisers."""
+        for optim in self._named_optims(names):
+            optim.step()
+
+    def model_backward_and_update(self, loss: Tensor, names: str | list[str] | None = None) -> None:
+        """Take one training step on ``loss``."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    def prograd_backward_and_update(
+        self, loss_a: Tensor, loss_b: Tensor, lambda_: float = 1, names: str | list[str] | None = None
+    ) -> None:
+        """Take a step on ``loss_a`` that does not work against ``loss_b`` (ProGrad, Zhu et al., ICCV 2023).
+
+        Where the two gradients of a parameter are at an obtuse angle, ``lambda_`` times the projection on that of
+        ``loss_b`` is taken away from that of ``loss_a``.
+        """
+        parameters = [p for optim in self._named_optims(names) for group in optim.param_groups for p in group["params"]]
+        self.model_zero_grad(names)
+        self.detect_anomaly(loss_b, "loss_b")
+        loss_b.backward(retain_graph=True)
+        references = {p: p.grad.clone() for p in parameters if p.grad is not None}
+        self.model_zero_grad(names)
+        self.model_backward(loss_a)
+        for p, reference in references.items():
+            if p.grad is None:
+                continue
+            product = (p.grad * reference).sum()
+            if product < 0:
+                p.grad -= lambda_ * product / reference.square().sum() * reference
+        self.model_update(names)
+
+    def _named_optims(self, names: str | list[str] | None) -> list[Optimizer]:
+        """Return the optimisers of the named models, of all without names."""
+        return [self._optims[name] for name in self.get_model_names(names) if self._optims[name] is not None]
+
+    # TensorBoard
+
+    def init_writer(self, log_dir: str) -> None:
+        """Begin to write TensorBoard events."""
+        if self._writer is None:
+            logger.info("Initialize tensorboard (log_dir=%s)", log_dir)
+            self._writer = SummaryWriter(log_dir=log_dir)
+
+    def close_writer(self) -> None:
+        """End writing TensorBoard events."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Write a number to TensorBoard, if a writer is open."""
+        if self._writer is not None:
+            self._writer.add_scalar(tag, scalar_value, global_step)
+
+    # The loop
+
+    def train(self, start_epoch: int, max_epoch: int) -> None:
+        """Run the epochs from ``start_epoch`` up to, not including, ``max_epoch``."""
+        self.start_epoch = start_epoch
+        self.max_epoch = max_epoch
+        self.before_train()
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+        self.after_train()
+
+    def before_train(self) -> None:
+        """Prepare; may set ``start_epoch``."""
+
+    def after_train(self) -> None:
+        """Finish."""
+
+    def before_epoch(self) -> None:
+        """Prepare an epoch."""
+
+    def after_epoch(self) -> None:
+        """Finish an epoch."""
+
+    def run_epoch(self) -> None:
+        """Train for one epoch."""
+        raise NotImplementedError
+
+    def test(self) -> float:
+        """Evaluate."""
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch: Any) -> Any:
+        """Return what training needs of a batch, on the device."""
+        raise NotImplementedError
+
+    def parse_batch_test(self, batch: Any) -> Any:
+        """Return what evaluation needs of a batch, on the device."""
+        raise NotImplementedError
+
+    def forward_backward(self, batch: Any) -> Mapping[str, Any] | None:
+        """Take a training step; return what to report of it."""
+        raise NotImplementedError
+
+    def model_inference(self, input: Any) -> Any:
+        """Return the model's output."""
+        raise NotImplementedError

@@ -1,0 +1,131 @@
+"""``metrics.json``: all that a table needs to know of one evaluation, without its log."""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from yacs.config import CfgNode
+
+import dassl
+from dassl.data.datasets import Datum
+from dassl.utils.torchtools import device_name, peak_memory
+
+if TYPE_CHECKING:
+    from dassl.engine.trainer import SimpleTrainer
+
+# Where a run lies and what it runs on does not change what it computes.
+NOT_HASHED = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA")
+
+
+def plain(cfg: Any) -> Any:
+    """Return a configuration as nested dictionaries and lists."""
+    if isinstance(cfg, Mapping):
+        return {key: plain(value) for key, value in cfg.items()}
+    return [plain(value) for value in cfg] if isinstance(cfg, list | tuple) else cfg
+
+
+def config_hash(cfg: CfgNode) -> str:
+    """Return the SHA-256 of the configuration without the keys ``NOT_HASHED``: equal for runs that compute the same."""
+    tree = plain(cfg)
+    for name in NOT_HASHED:
+        *nodes, key = name.split(".")
+        functools.reduce(dict.__getitem__, nodes, tree).pop(key, None)
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:
+    """Return the SHA-256 over path, label and class name of each sample of each list, in order.
+
+    Args:
+        root: the folder to which paths are taken relative, where they lie below it.
+        splits: the training and the test list.
+    """
+    base = Path(os.path.abspath(root))
+    rows = []
+    for split in splits:
+        paths = [Path(os.path.abspath(item.impath)) for item in split or ()]
+        names = [(path.relative_to(base) if path.is_relative_to(base) else path).as_posix() for path in paths]
+        rows.append([[name, item.label, item.classname] for name, item in zip(names, split or (), strict=True)])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+@functools.cache
+def versions() -> dict[str, str | None]:
+    """Return the versions of what the numbers may depend on; None for what is not installed."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in ("torch", "torchvision", "numpy", "pillow"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = None
+    return {**found, "torch": torch.__version__, "dassl": dassl.__version__}
+
+
+@functools.cache
+def commit() -> str | None:
+    """Return the git commit of this code, with ``-dirty`` if files were changed since; None outside a git checkout."""
+    command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()
+
+
+def make_record(
+    trainer: "SimpleTrainer", split: str, results: Mapping[str, float], eval_seconds: float
+) -> dict[str, Any]:
+    """Return what ``metrics.json`` holds about one evaluation.
+
+    Args:
+        trainer: the trainer, after evaluating.
+        split: ``"test"`` or ``"val"``.
+        results: what the evaluator returned; each becomes a field.
+        eval_seconds: how long the evaluation took.
+
+    Raises:
+        ValueError: ``trainer.extra_metrics()`` uses a name that is taken.
+    """
+    cfg, dataset = trainer.cfg, trainer.dm.dataset
+    parameters = {id(p): p for model in trainer._models.values() for p in model.parameters() if p.requires_grad}
+    loader = trainer.val_loader if split == "val" else trainer.test_loader
+    record = {
+        "trainer": cfg.TRAINER.NAME,
+        "dataset": cfg.DATASET.NAME,
+        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
+        "seed": cfg.SEED,
+        "shots": cfg.DATASET.NUM_SHOTS,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "epoch": trainer.model_epoch,
+        "split": split,
+        **{name: float(value) for name, value in results.items()},
+        "per_class": trainer.evaluator.per_class(),
+        "num_classes": trainer.num_classes,
+        "num_test": len(loader.dataset),
+        "num_train": len(dataset.train_x),
+        "history": trainer.history,
+        "train_seconds": trainer.train_seconds,
+        "eval_seconds": eval_seconds,
+        "peak_memory_bytes": peak_memory(trainer.device),
+        "versions": versions(),
+        "device": device_name(trainer.device),
+        "commit": commit(),
+        "config_hash": config_hash(cfg),
+        "split_hash": split_hash(cfg.DATASET.ROOT, dataset.train_x, dataset.test),
+        "config": plain(cfg),
+        "trainable_parameters": sum(p.numel() for p in parameters.values()),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    extra = trainer.extra_metrics()
+    if taken := sorted(extra.keys() & record.keys()):
+        raise ValueError(f"extra_metrics() of {type(trainer).__name__} uses names that the engine uses: {taken}")
+    return record | extra

@@ -1,0 +1,299 @@
+"""The training loop, in three layers.
+
+``TrainerBase`` (in ``base.py``) holds registered models and steps them; ``SimpleTrainer`` adds configuration, data,
+evaluation and checkpoints; ``TrainerX`` adds the epoch over labelled batches, ``TrainerXU`` that over labelled and
+unlabelled ones.  A method is a subclass that writes ``build_model`` and ``forward_backward``.
+"""
+
+import itertools
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from dassl.data import DataManager
+from dassl.data.samplers import set_epoch
+from dassl.engine.base import TrainerBase
+from dassl.engine.record import make_record
+from dassl.engine.writer import SummaryWriter
+from dassl.evaluation import build_evaluator
+from dassl.utils import (
+    AverageMeter,
+    MetricMeter,
+    check_availability,
+    choose_device,
+    mkdir_if_missing,
+    on_gpu,
+    write_json,
+)
+from dassl.utils.torchtools import BEST
+
+__all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "TrainerBase", "TrainerX", "TrainerXU"]
+
+logger = logging.getLogger(__name__)
+
+
+class SimpleTrainer(TrainerBase):
+    """A trainer with configuration, data, evaluation and checkpoints.
+
+    Args:
+        cfg: the configuration, frozen or not.
+
+    Attributes:
+        history: a dictionary per completed epoch: ``epoch`` (from 1), ``lr``, averages of what the steps reported.
+        train_seconds: time spent in epochs so far, those before an interruption included.
+        best_result: the best result on the validation set.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__()
+        self.check_cfg(cfg)
+        self.device = choose_device(cfg.USE_CUDA)
+        if on_gpu(self.device):
+            torch.cuda.reset_peak_memory_stats(self.device)
+        self.start_epoch = self.epoch = 0
+        self.max_epoch = cfg.OPTIM.MAX_EPOCH
+        self.output_dir = cfg.OUTPUT_DIR
+        self.cfg = cfg
+        self.history: list[dict[str, float]] = []
+        self.train_seconds = 0.0
+        self.best_result = float("-inf")
+        self._epoch_start = time.time()
+        self.build_data_loader()
+        self.build_model()
+        self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Raise an error if the configuration does not suit; for subclasses."""
+
+    def build_data_loader(self) -> None:
+        """Make the data manager and take its loaders."""
+        self.dm = DataManager(self.cfg)
+        self.train_loader_x: DataLoader = self.dm.train_loader_x
+        self.train_loader_u: DataLoader | None = self.dm.train_loader_u
+        self.val_loader: DataLoader | None = self.dm.val_loader
+        self.test_loader: DataLoader | None = self.dm.test_loader
+        self.num_classes = self.dm.num_classes
+        self.num_source_domains = self.dm.num_source_domains
+        self.lab2cname = self.dm.lab2cname
+
+    def build_model(self) -> None:
+        """Build ``self.model`` and register what is trained; for subclasses."""
+        raise NotImplementedError(f"{type(self).__name__} must build a model and register it")
+
+    def extra_metrics(self) -> dict[str, Any]:
+        """Return further fields for ``metrics.json``, as plain data; for subclasses."""
+        return {}
+
+    def progress(self) -> dict[str, Any]:
+        """Return the history, the time spent and the best result."""
+        return {"history": self.history, "train_seconds": self.train_seconds, "best_result": self.best_result}
+
+    def restore_progress(self, progress: Mapping[str, Any]) -> None:
+        """Take over history, time and best result."""
+        self.history = list(progress.get("history", self.history))
+        self.train_seconds = progress.get("train_seconds", self.train_seconds)
+        self.best_result = progress.get("best_result", self.best_result)
+
+    def train(self) -> None:
+        """Train for ``OPTIM.MAX_EPOCH`` epochs, less those that an interrupted run has completed."""
+        super().train(self.start_epoch, self.max_epoch)
+
+    def before_train(self) -> None:
+        """Resume from ``RESUME``, or from ``OUTPUT_DIR``, if there is a checkpoint; open the TensorBoard writer."""
+        self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        self.epoch = max(self.start_epoch - 1, 0)
+        log_dir = os.path.join(self.output_dir, "tensorboard")
+        mkdir_if_missing(log_dir)
+        self.init_writer(log_dir)
+        self.time_start = self._epoch_start = time.time()
+
+    def before_epoch(self) -> None:
+        """Tell the data which epoch it is: order and augmentation depend on it."""
+        set_epoch(self.train_loader_x, self.epoch)
+        set_epoch(self.train_loader_u, self.epoch)
+
+    def after_epoch(self) -> None:
+        """Validate, if the best model is wanted; write the checkpoints that are due."""
+        self.train_seconds += time.time() - self._epoch_start
+        self.model_epoch = self.epoch + 1
+        if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
+            result = self.test(split="val")
+            if result > self.best_result:
+                self.best_result = float(result)
+                self.save_model(self.epoch, self.output_dir, val_result=result, model_name=BEST)
+        frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
+        due = frequency > 0 and (self.epoch + 1) % frequency == 0
+        if due or self.epoch + 1 == self.max_epoch:
+            self.save_model(self.epoch, self.output_dir)
+        self._epoch_start = time.time()  # validation and saving are not training
+
+    def after_train(self) -> None:
+        """Evaluate the final model, the last or the best."""
+        logger.info("Finish training")  # what the log parsers of about half of the code family wait for
+        logger.info("Finished training")  # and of the other half
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                logger.info("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                logger.info("Deploy the last-epoch model")
+            self.test()
+        logger.info("Elapsed: %s", timedelta(seconds=round(time.time() - self.time_start)))
+        self.close_writer()
+
+    @torch.no_grad()
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
+        """Evaluate, and write ``OUTPUT_DIR/metrics.json``.
+
+        Args:
+            split: ``"test"``, or ``"val"``, a pass for model selection, which leaves ``metrics.json`` alone; default
+                ``TEST.SPLIT``.
+            is_final: write ``metrics.json`` also for ``"val"``.
+
+        Returns:
+            The evaluator's first result: accuracy in percent.
+
+        Raises:
+            ValueError: an unknown split, or one without data.
+        """
+        selecting = split == "val" and not is_final
+        split, loader = self._test_data(split or self.cfg.TEST.SPLIT)
+        self.set_model_mode("eval")
+        self.evaluator.reset()
+        logger.info("Evaluate on the *%s* set", split)
+        start = time.perf_counter()
+        for batch in _with_progress_bar(loader, f"evaluating {split}"):
+            input, label = self.parse_batch_test(batch)
+            output = self.model_inference(input)
+            self.evaluator.process(output[0] if isinstance(output, tuple | list) else output, label)
+        results = self.evaluator.evaluate()
+        for name, value in results.items():
+            self.write_scalar(f"{split}/{name}", value, self.epoch)
+        if not selecting:
+            record = make_record(self, split, results, time.perf_counter() - start)
+            write_json(record, os.path.join(self.output_dir, "metrics.json"))
+        return next(iter(results.values()))
+
+    def _test_data(self, split: str) -> tuple[str, DataLoader]:
+        """Return name and loader of a split; the test set stands in for a validation set that is not there."""
+        check_availability(split, ["val", "test"], "split")
+        if split == "val" and self.val_loader is not None:
+            return split, self.val_loader
+        if self.test_loader is None:
+            raise ValueError(f"DATASET.NAME {self.cfg.DATASET.NAME} has no {split} set to evaluate on")
+        if split == "val":
+            logger.info("There is no validation set; the test set takes its place")
+        return "test", self.test_loader
+
+    def parse_batch_test(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Return images and labels of a batch, on the device."""
+        return self._to_device(batch["img"]), self._to_device(batch["label"])
+
+    def model_inference(self, input: Any) -> Any:
+        """Return ``self.model(input)``: scores (B, C)."""
+        return self.model(input)
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=True)
+
+
+class TrainerX(SimpleTrainer):
+    """A trainer on labelled batches."""
+
+    def run_epoch(self) -> None:
+        """Step through the batches; report every ``TRAIN.PRINT_FREQ`` of them, and all if there are fewer."""
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        lr = self.get_current_lr()
+        self.num_batches, batches = self.epoch_batches()
+        end = time.time()
+        for self.batch_idx, batch in enumerate(batches):
+            data_time.update(time.time() - end)
+            losses.update(self.step(batch))
+            batch_time.update(time.time() - end)
+            self._report(losses, batch_time, data_time)
+            end = time.time()
+        self.history.append({"epoch": self.epoch + 1, "lr": lr, **{n: m.avg for n, m in losses.meters.items()}})
+
+    def epoch_batches(self) -> tuple[int, Iterable[Any]]:
+        """Return the number of batches of an epoch, and the batches."""
+        return len(self.train_loader_x), self.train_loader_x
+
+    def step(self, batch: Any) -> Mapping[str, Any] | None:
+        """Train on one of the batches; return what to report."""
+        return self.forward_backward(batch)
+
+    def _report(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
+        """Write the events of a step and, if it is due, its line."""
+        done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
+        lr = self.get_current_lr()
+        step = self.epoch * self.num_batches + self.batch_idx
+        for name, meter in losses.meters.items():
+            self.write_scalar(f"train/{name}", meter.avg, step)
+        self.write_scalar("train/lr", lr, step)
+        if frequency < 1 or (done % frequency and self.num_batches >= frequency):
+            return
+        left = self.num_batches - done + (self.max_epoch - self.epoch - 1) * self.num_batches
+        parts = [
+            f"epoch [{self.epoch + 1}/{self.max_epoch}]",
+            f"batch [{done}/{self.num_batches}]",
+            f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
+            f"data {data_time.val:.3f} ({data_time.avg:.3f})",
+            str(losses),
+            f"lr {lr:.4e}",
+            f"eta {timedelta(seconds=int(left * batch_time.avg))}",
+        ]
+        logger.info("%s", " ".join(part for part in parts if part))
+
+    def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Return images, labels and domains of a batch, on the device."""
+        return tuple(self._to_device(batch[key]) for key in ("img", "label", "domain"))
+
+
+class TrainerXU(TrainerX):
+    """A trainer on labelled and unlabelled batches; ``TRAIN.COUNT_ITER`` says which of them measure the epoch."""
+
+    def epoch_batches(self) -> tuple[int, Iterable[Any]]:
+        """Return the number of steps of an epoch, and pairs of a labelled and an unlabelled batch."""
+        if self.train_loader_u is None:
+            raise ValueError(f"{type(self).__name__} needs unlabelled data; {self.cfg.DATASET.NAME} has none")
+        x, u = len(self.train_loader_x), len(self.train_loader_u)
+        counts = {"train_x": x, "train_u": u, "smaller_one": min(x, u)}
+        check_availability(self.cfg.TRAIN.COUNT_ITER, list(counts), "value of TRAIN.COUNT_ITER")
+        count = counts[self.cfg.TRAIN.COUNT_ITER]
+        endless = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=False)
+        return count, itertools.islice(endless, count)
+
+    def step(self, batch: tuple[Any, Any]) -> Mapping[str, Any] | None:
+        """Train on a pair of batches; return what to report."""
+        return self.forward_backward(*batch)
+
+    def forward_backward(self, batch_x: Any, batch_u: Any) -> Mapping[str, Any] | None:
+        """Take a training step; return what to report of it."""
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch_x: Mapping[str, Any], batch_u: Mapping[str, Any]) -> tuple[Tensor, ...]:
+        """Return labelled images, their labels and unlabelled images, on the device."""
+        return self._to_device(batch_x["img"]), self._to_device(batch_x["label"]), self._to_device(batch_u["img"])
+
+
+def _endless(loader: DataLoader) -> Iterator[Any]:
+    """Yield the batches of a loader, again and again."""
+    while True:
+        yield from loader
+
+
+def _with_progress_bar(loader: DataLoader, title: str) -> Iterable[Any]:
+    """Show on standard error how far the loader is, if it takes more than seconds; seldom where nobody watches."""
+    interval = 0.2 if sys.stderr.isatty() else 30
+    return tqdm(loader, desc=title, delay=3, mininterval=interval, maxinterval=max(interval, 10))

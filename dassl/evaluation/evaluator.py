@@ -1,0 +1,152 @@
+"""What is computed from scores and labels.
+
+Shapes: B samples in a batch, C classes.
+"""
+
+import logging
+import os
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.utils import atomic_write
+
+logger = logging.getLogger(__name__)
+
+
+class EvaluatorBase:
+    """Collects batches, then answers.
+
+    Args:
+        cfg: the configuration.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        raise NotImplementedError
+
+    def process(self, mo: Tensor, gt: Tensor) -> None:
+        """Add a batch: the model's output (B, C) and the labels (B,)."""
+        raise NotImplementedError
+
+    def evaluate(self) -> "OrderedDict[str, float]":
+        """Log and return the results, the most important one first."""
+        raise NotImplementedError
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Return a row per class that occurred, if the evaluator knows classes."""
+        return []
+
+
+@EVALUATOR_REGISTRY.register()
+class Classification(EvaluatorBase):
+    """Accuracy, error rate and macro F1, in percent.
+
+    Args:
+        cfg: ``TEST.PER_CLASS_RESULT`` and ``TEST.COMPUTE_CMAT`` are read.
+        lab2cname: class name of each label.
+    """
+
+    def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
+        super().__init__(cfg)
+        self._lab2cname = lab2cname or {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all batches."""
+        self._labels: list[Tensor] = []
+        self._predictions: list[Tensor] = []
+        self._num_classes = 0
+
+    def process(self, mo: Tensor, gt: Tensor) -> None:
+        """Add a batch of scores (B, C) and labels (B,), on any device.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        if mo.dim() != 2 or gt.shape != mo.shape[:1]:
+            raise ValueError(f"expected scores (B, C) and labels (B,), got {tuple(mo.shape)} and {tuple(gt.shape)}")
+        predictions = mo.max(1).indices
+        self._predictions.append(predictions.masked_fill(mo.isnan().any(1), -1))
+        self._labels.append(gt)
+        self._num_classes = max(self._num_classes, mo.shape[1])
+
+    def confusion(self) -> np.ndarray:
+        """Return the counts (C, C) of samples with a label (row) and a prediction (column).
+
+        Raises:
+            ValueError: nothing was processed, or a label is none of the C classes.
+            FloatingPointError: a score was not a number.
+        """
+        if not self._labels:
+            raise ValueError("there is nothing to evaluate: no batch was processed")
+        labels = torch.cat(self._labels).cpu().numpy()
+        predictions = torch.cat(self._predictions).cpu().numpy()
+        if (predictions < 0).any():
+            raise FloatingPointError(f"the scores of {(predictions < 0).sum()} of {len(labels)} samples are NaN")
+        size = self._num_classes
+        if labels.min() < 0 or labels.max() >= size:
+            raise ValueError(f"labels from {labels.min()} to {labels.max()} do not fit scores for {size} classes")
+        return np.bincount(labels * size + predictions, minlength=size * size).reshape(size, size)
+
+    def evaluate(self) -> "OrderedDict[str, float]":
+        """Log and return ``accuracy``, ``error_rate``, ``macro_f1`` and, if asked for, ``perclass_accuracy``.
+
+        Macro F1 is the mean over the classes that occur among the labels.
+        """
+        confusion = self.confusion()
+        total, correct = int(confusion.sum()), int(np.trace(confusion))
+        accuracy = 100.0 * correct / total
+        occurring = confusion.sum(1) > 0
+        f1 = 2.0 * np.diag(confusion) / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
+        results = OrderedDict(
+            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=100.0 * float(f1[occurring].mean())
+        )
+        logger.info(
+            "=> result\n* total: %s\n* correct: %s\n* accuracy: %.2f%%\n* error: %.2f%%\n* macro_f1: %.2f%%",
+            f"{total:,}",
+            f"{correct:,}",
+            *results.values(),
+        )
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            results["perclass_accuracy"] = self._log_per_class()
+        if self.cfg.TEST.COMPUTE_CMAT:
+            self._save_confusion(confusion)
+        return results
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Return label, class name, total, correct, accuracy (percent) of each class that occurs among the labels."""
+        confusion = self.confusion()
+        rows = []
+        for label, total in enumerate(confusion.sum(1).tolist()):
+            if total:
+                correct = int(confusion[label, label])
+                row = {"label": label, "classname": self._lab2cname.get(label, ""), "total": total, "correct": correct}
+                rows.append(row | {"accuracy": 100.0 * correct / total})
+        return rows
+
+    def _log_per_class(self) -> float:
+        """Log a line per class; return the mean of the accuracies."""
+        rows = self.per_class()
+        lines = ["=> per-class result"]
+        for row in rows:
+            counts = f"total: {row['total']:,}\tcorrect: {row['correct']:,}\tacc: {row['accuracy']:.2f}%"
+            lines.append(f"* class: {row['label']} ({row['classname']})\t{counts}")
+        average = float(np.mean([row["accuracy"] for row in rows]))
+        logger.info("%s", "\n".join([*lines, f"* average: {average:.2f}%"]))
+        return average
+
+    def _save_confusion(self, confusion: np.ndarray) -> None:
+        """Save the confusion matrix as shares of each row."""
+        path = os.path.join(self.cfg.OUTPUT_DIR, "cmat.pt")
+        with atomic_write(path, "wb") as file:
+            torch.save(torch.from_numpy(confusion / np.maximum(confusion.sum(1, keepdims=True), 1)), file)
+        logger.info("Confusion matrix is saved to %s", path)

@@ -1,0 +1,5 @@
+"""Rectified Adam, under the module path of Dassl."""
+
+from torch.optim import RAdam
+
+__all__ = ["RAdam"]
