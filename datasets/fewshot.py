@@ -7,9 +7,11 @@ classes; keep the base or the new half of the classes.
 
 import logging
 import os
+import zlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
+import numpy as np
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -18,6 +20,7 @@ from . import caches
 from .splits import (
     Item,
     Split,
+    check_labels,
     list_folders,
     missing_files,
     official_stream,
@@ -53,10 +56,11 @@ class FewShotDataset(DatasetBase):
 
     dataset_dir: str = ""  # folder under DATASET.ROOT
     image_dir: str = ""  # folder of the images under dataset_dir; paths in the split file are relative to it
-    split_file: str = ""  # under dataset_dir; "" means split_zhou_<class name>.json
+    split_file: str | None = ""  # under dataset_dir; "" means split_zhou_<class name>.json, None that there is none
     class_folders: bool = True  # images lie in one folder per class
     ignored: tuple[str, ...] = ()  # folders that are no classes
     renamed: ClassVar[dict[str, str]] = {}  # folder -> class name, where they differ
+    val_is_test: bool = False  # no validation list of its own: the test list stands for it
     template: str = "a photo of a {}."  # zero-shot prompt
     counts: Counts | None = None
     CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": ""}  # keys under DATASET, with defaults
@@ -68,9 +72,10 @@ class FewShotDataset(DatasetBase):
         split = self.few_shot(self.load_split(), cfg.DATASET.NUM_SHOTS, cfg.SEED)
         split = self.halve(split, cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
         self.check_files(split)
-        super().__init__(
-            train_x=self.datums(split.train), val=self.datums(split.val) or None, test=self.datums(split.test)
-        )
+        train = self.datums(split.train)
+        test = train if split.test is split.train else self.datums(split.test)
+        val = test if self.val_is_test else self.datums(split.val) or None
+        super().__init__(train_x=train, val=val, test=test)
 
     @classmethod
     def located(cls, cfg: CfgNode) -> Self:
@@ -104,13 +109,30 @@ class FewShotDataset(DatasetBase):
                 f"{self._name}: no image folder {self.image_dir}; --root {self.root} holds: {there}. {self.advice}"
             )
 
-    def read_lines(self, name: str) -> list[tuple[str, str]]:
-        """Non-empty lines of a raw text file under `dataset_dir`, each with its place for error messages."""
+    def raw_file(self, name: str) -> str:
+        """Full path of a raw annotation file under `dataset_dir`; FileNotFoundError if it is not there."""
         path = os.path.join(self.dataset_dir, name)
         if not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"{self._name}: neither the split file {self.split_path} nor the list {path} is there. {self.advice}"
-            )
+            instead = "" if self.split_file is None else f", nor the split file {self.split_path}"
+            raise FileNotFoundError(f"{self._name}: {path} is not there{instead}. {self.advice}")
+        return path
+
+    def read_mat(self, name: str, key: str) -> np.ndarray:
+        """Array `key` of a MATLAB file under `dataset_dir`, in one dimension, records as objects with attributes."""
+        from scipy.io import loadmat, matlab  # slow to import, and needed only where there is no split file
+
+        path = self.raw_file(name)
+        try:
+            content = loadmat(path, squeeze_me=True, struct_as_record=False)
+        except (matlab.MatReadError, zlib.error, ValueError, TypeError, OSError, NotImplementedError) as error:
+            raise ValueError(f"{path} is not a MATLAB file that can be read ({error})") from error
+        if key not in content:
+            raise ValueError(f"{path} has no {key!r}")
+        return np.atleast_1d(content[key])
+
+    def read_lines(self, name: str) -> list[tuple[str, str]]:
+        """Non-empty lines of a raw text file under `dataset_dir`, each with its place for error messages."""
+        path = self.raw_file(name)
         with open(path, encoding="utf-8") as file:
             lines = [line.strip() for line in file]
         return [(f"{path}, line {number}", line) for number, line in enumerate(lines, 1) if line]
@@ -147,6 +169,7 @@ class FewShotDataset(DatasetBase):
             return split
         made = self.make_split()
         split = Split(made.train, made.val, made.test, origin=f"made from the raw files of {self._name}")
+        check_labels(split, f"the split made from the raw files in {self.dataset_dir}")
         try:
             write_split_file(split, self.split_path)
             logger.info("Saved split to %s", self.split_path)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Sequence
 
-from dassl.data.datasets import DATASET_REGISTRY, Datum
+from dassl.data.datasets import DATASET_REGISTRY, Datum, subsample_classes
 
 from . import splits
 from .fewshot import Counts, FewShotDataset
@@ -63,16 +63,6 @@ class OxfordPets(FewShotDataset):
         return splits.split_trainval(trainval, p_val)
 
     @staticmethod
-    def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> Sequence[Sequence[Datum]]:
+    def subsample_classes(*args: Sequence[Datum], subsample: str = "all") -> list[list[Datum]]:
         """Keep "base", "new" or "all" classes of each list, relabelled from 0; classes counted in the first list."""
-        if subsample == "all":
-            return args
-        new_label = splits.half_labels((datum.label for datum in args[0]), subsample)
-        return [
-            [
-                Datum(datum.impath, new_label[datum.label], datum.domain, datum.classname)
-                for datum in part
-                if datum.label in new_label
-            ]
-            for part in args
-        ]
+        return subsample_classes(*args, subsample=subsample)

@@ -1,0 +1,15 @@
+"""ImageNet-A (Hendrycks et al., CVPR 2021)."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .fewshot import Counts
+from .imagenet_family import EvaluationSet
+
+
+@DATASET_REGISTRY.register()
+class ImageNetA(EvaluationSet):
+    """Natural images that mislead classifiers, of 200 ImageNet classes."""
+
+    dataset_dir = "imagenet-adversarial"
+    image_dir = "imagenet-a"
+    counts = Counts(classes=200, train=0, val=0, test=7500)

@@ -1,0 +1,15 @@
+"""ImageNet-Sketch (Wang et al., NeurIPS 2019)."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .fewshot import Counts
+from .imagenet_family import EvaluationSet
+
+
+@DATASET_REGISTRY.register()
+class ImageNetSketch(EvaluationSet):
+    """Sketches of the 1000 ImageNet classes."""
+
+    dataset_dir = "imagenet-sketch"
+    image_dir = "images"
+    counts = Counts(classes=1000, train=0, val=0, test=50889)

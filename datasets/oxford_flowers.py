@@ -1,0 +1,31 @@
+"""Oxford Flowers 102 (Nilsback, Zisserman, ICVGIP 2008)."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import read_json
+
+from .fewshot import Counts, FewShotDataset
+from .splits import Item, Split, split_groups
+
+
+@DATASET_REGISTRY.register()
+class OxfordFlowers(FewShotDataset):
+    """102 flowers. Raw labels: `imagelabels.mat` (image i is `jpg/image_%05d.jpg`), names in `cat_to_name.json`."""
+
+    dataset_dir = "oxford_flowers"
+    image_dir = "jpg"
+    class_folders = False
+    template = "a photo of a {}, a type of flower."
+    counts = Counts(classes=102, train=4093, val=1633, test=2463)
+
+    def make_split(self) -> Split:
+        """Half of each class train, a fifth val, the rest test; classes in order of first appearance."""
+        label_file = self.raw_file("imagelabels.mat")
+        name_file = self.raw_file("cat_to_name.json")
+        names = read_json(name_file)
+        groups: dict[int, list[Item]] = {}
+        for number, raw in enumerate(self.read_mat("imagelabels.mat", "labels").reshape(-1).tolist(), 1):
+            if str(raw) not in names:
+                raise ValueError(f"{label_file}: image {number} has label {raw}, which {name_file} does not name")
+            item = Item(f"image_{number:05d}.jpg", int(raw) - 1, names[str(raw)])
+            groups.setdefault(item.label, []).append(item)
+        return split_groups(groups.values())

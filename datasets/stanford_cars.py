@@ -1,0 +1,41 @@
+"""Stanford Cars (Krause et al., 3dRR 2013)."""
+
+import os
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .fewshot import Counts, FewShotDataset
+from .splits import Item, Split, split_trainval
+
+
+@DATASET_REGISTRY.register()
+class StanfordCars(FewShotDataset):
+    """196 car models. Raw lists: MATLAB files in `devkit/`, and `cars_test_annos_withlabels.mat`."""
+
+    dataset_dir = "stanford_cars"
+    class_folders = False
+    counts = Counts(classes=196, train=6509, val=1635, test=8041)
+
+    def make_split(self) -> Split:
+        """A fifth of each class of the official training list is val; the test list as it is."""
+        names = self.read_names()
+        train, val = split_trainval(self.read_list("cars_train", os.path.join("devkit", "cars_train_annos.mat"), names))
+        return Split(train, val, self.read_list("cars_test", "cars_test_annos_withlabels.mat", names))
+
+    def read_names(self) -> list[str]:
+        """Class names by label, the year moved to the front."""
+        rotated = []
+        for name in self.read_mat(os.path.join("devkit", "cars_meta.mat"), "class_names"):
+            model, _, year = str(name).rpartition(" ")
+            rotated.append(f"{year} {model}")
+        return rotated
+
+    def read_list(self, folder: str, annotations: str, names: list[str]) -> list[Item]:
+        """Rows of one raw list, whose labels start at 1."""
+        items = []
+        for record in self.read_mat(annotations, "annotations"):
+            label = int(getattr(record, "class")) - 1
+            if not 0 <= label < len(names):
+                raise ValueError(f"{annotations}: {record.fname} has label {label + 1} of {len(names)} class names")
+            items.append(Item(f"{folder}/{record.fname}", label, names[label]))
+        return items

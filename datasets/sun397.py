@@ -1,0 +1,36 @@
+"""SUN397 (Xiao et al., CVPR 2010), first of its partitions."""
+
+from dassl.data.datasets import DATASET_REGISTRY
+
+from .fewshot import Counts, FewShotDataset
+from .splits import Item, Split, split_trainval
+
+
+@DATASET_REGISTRY.register()
+class SUN397(FewShotDataset):
+    """397 scenes. Raw lists: `ClassName.txt`, `Training_01.txt`, `Testing_01.txt`, lines `/a/abbey[/image.jpg]`."""
+
+    dataset_dir = "sun397"
+    image_dir = "SUN397"
+    counts = Counts(classes=397, train=15880, val=3970, test=19850)
+
+    def make_split(self) -> Split:
+        """A fifth of each class of the official training list is val; the test list as it is."""
+        label_of = {line.lstrip("/"): label for label, (_, line) in enumerate(self.read_lines("ClassName.txt"))}
+        train, val = split_trainval(self.read_list("Training_01.txt", label_of))
+        return Split(train, val, self.read_list("Testing_01.txt", label_of))
+
+    def class_name(self, folder: str) -> str:
+        """`a/apartment_building/outdoor` is "outdoor apartment_building": the letter dropped, the rest reversed."""
+        return " ".join(reversed(folder.split("/")[1:]))
+
+    def read_list(self, name: str, label_of: dict[str, int]) -> list[Item]:
+        """Rows of one raw list."""
+        items = []
+        for where, line in self.read_lines(name):
+            path = line.lstrip("/")
+            folder = path.rpartition("/")[0]
+            if folder not in label_of:
+                raise ValueError(f"{where}: class {folder!r} is not in {self.dataset_dir}/ClassName.txt")
+            items.append(Item(path, label_of[folder], self.class_name(folder)))
+        return items
