@@ -19,7 +19,8 @@ def parity_dir() -> Path:
     """Folder of the golden vectors: $PARITY_DIR, else ../shared/parity beside the checkout."""
     folder = Path(os.environ.get("PARITY_DIR", ROOT.parent / "shared" / "parity"))
     if not (folder / "manifest.json").is_file():
-        pytest.skip(f"no golden vectors in {folder} (set PARITY_DIR)")
+        missing = f"no golden vectors in {folder} (set PARITY_DIR)"
+        pytest.fail(missing) if os.environ.get("REQUIRE_GOLDEN") else pytest.skip(missing)
     return folder
 
 
@@ -27,3 +28,25 @@ def parity_dir() -> Path:
 def _one_thread():
     """Results must not depend on the number of threads of the machine that runs the tests."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def small_weights(tmp_path_factory) -> Path:
+    """Weights file of a random CLIP: 32 pixels, 3 + 2 blocks of width 64."""
+    from clip.model import CLIP
+
+    torch.manual_seed(0)
+    model = CLIP(64, 32, 3, 64, 8, 77, 49408, 64, 1, 2)
+    path = tmp_path_factory.mktemp("weights") / "small.pt"
+    torch.save(model.state_dict(), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def eurosat_root(tmp_path_factory) -> Path:
+    """A root with a small EuroSAT in the real layout: 3 classes of 10 images."""
+    from dataset_trees import eurosat
+
+    root = tmp_path_factory.mktemp("data")
+    eurosat(root)
+    return root

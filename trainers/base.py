@@ -13,6 +13,7 @@ from clip.backbone import Backbone, load_backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
+from dassl.engine.record import plain
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, stream_seed
 from trainers.method import Method
@@ -99,7 +100,7 @@ class MethodTrainer(TrainerX):
         with torch.random.fork_rng():
             if self.cfg.SEED >= 0:
                 torch.manual_seed(stream_seed(self.cfg.SEED, "init"))
-            self.model = self.build_method(self.backbone, classnames).to(self.device)
+            self.model = self.build_method(self.backbone, classnames).to(self.device).eval()
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
@@ -164,6 +165,7 @@ class MethodTrainer(TrainerX):
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "dataset": self.cfg.DATASET.NAME,
             "classnames": list(self.dm.dataset.classnames),
+            "config": plain(self.cfg),
         }
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
@@ -187,6 +189,7 @@ class MethodTrainer(TrainerX):
         checkpoint = load_checkpoint(str(path))
         self._refuse_another_run(checkpoint, path)
         self.model.load_state_dict(checkpoint["state_dict"])
+        self.model_epoch = checkpoint.get("epoch") or 0
         logger.info("Loading weights to %s from %s (epoch = %s)", self.registered, path, checkpoint.get("epoch"))
 
     def _refuse_another_run(self, checkpoint: dict, path: Path) -> None:
