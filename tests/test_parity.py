@@ -138,9 +138,13 @@ def _check_baseline(case, name, trainer_name, tmp_path):
     cfg = trainer_config(trainer_name, entry["optim"], entry["trainer_cfg"], tmp_path)
     trainer = make_trainer(cfg, backbone, case.spec["base"], case.batches())
     init = {k.removeprefix(f"{name}/init/"): case.tensor(k) for k in case.arrays if k.startswith(f"{name}/init/")}
-    own = {k: v for k, v in init.items() if k in trainer.model.state_dict()}
-    set_learned(trainer.model, own)
-    case.compared |= {f"{name}/init/{k}" for k in own}
+    started = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    cfg.SEED += 1
+    for key, value in make_trainer(cfg, backbone, case.spec["base"], []).model.state_dict().items():
+        if torch.equal(value, started[key]):  # does not start random
+            case.compare(f"{name}/init/{key}", value)
+    set_learned(trainer.model, init)
+    case.compared |= {f"{name}/init/{k}" for k in init if k in started}
     if f"{name}/tokenized_base" in case.arrays:
         case.compare(f"{name}/tokenized_base", trainer.model.context.tokens)
     trainer.set_model_mode("eval")
@@ -159,7 +163,10 @@ def _check_baseline(case, name, trainer_name, tmp_path):
     assert not left, f"held but not compared: {left}"
 
 
-@pytest.mark.parametrize(("name", "trainer_name"), [("CoOp", "CoOp")])
+@pytest.mark.parametrize(
+    ("name", "trainer_name"),
+    [("CoOp", "CoOp"), ("CoCoOp", "CoCoOp"), ("VPT", "VPT"), ("IVLP", "IVLP"), ("LP", "IVLP"), ("MaPLe", "MaPLe")],
+)
 def test_baseline(parity_dir, tmp_path, name, trainer_name):
     for case in _baseline_cases(parity_dir):
         _check_baseline(case, name, trainer_name, tmp_path / case.name)

@@ -128,5 +128,5 @@ class Method(nn.Module):
 
     def _is_learned_name(self, key: str) -> bool:
         """Whether a name in a checkpoint is one that this method gives to something learned."""
-        patterns = (re.escape(official).replace(r"\\1", r"\d+") for _, official in self.names)
+        patterns = (re.sub(r"\\\\\d", r"\\w+", re.escape(official)) for _, official in self.names)
         return any(re.fullmatch(pattern, key) for pattern in patterns)

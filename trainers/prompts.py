@@ -143,21 +143,31 @@ class DeepPrompts(nn.Module):
         return [self.tokens.get(str(i)) for i in range(self.depth)]
 
 
+def slot_width(backbone: Backbone) -> int:
+    """D of the image tower's token slots.
+
+    Raises:
+        ValueError: the image tower is a ResNet.
+    """
+    if backbone.vision_width is None:
+        raise ValueError(
+            f"{backbone.name} is a ResNet: its image tower has no token slots for visual prompts; choose a ViT"
+        )
+    return backbone.vision_width
+
+
 def image_prompts(backbone: Backbone, depth: int, n: int, trainable: bool = True) -> DeepPrompts:
     """Deep visual prompts of a backbone.
 
     Raises:
-        ValueError: the image tower is a ResNet, or the depth is negative.
+        ValueError: the image tower is a ResNet, or a number is negative.
     """
-    if depth < 0:
-        raise ValueError(f"PROMPT_DEPTH_VISION is {depth}, but must be at least 0")
-    if backbone.vision_width is None:
-        if depth and n:
-            raise ValueError(
-                f"{backbone.name} is a ResNet: its image tower has no token slots for visual prompts; choose a ViT"
-            )
+    for key, value in (("PROMPT_DEPTH_VISION", depth), ("N_CTX_VISION", n)):
+        if value < 0:
+            raise ValueError(f"{key} is {value}, but must be at least 0")
+    if not depth or not n:
         return DeepPrompts(0, 0, 0, 0, 0)
-    return DeepPrompts(0, depth, backbone.vision_layers, n, backbone.vision_width, trainable)
+    return DeepPrompts(0, depth, backbone.vision_layers, n, slot_width(backbone), trainable)
 
 
 def text_prompts(backbone: Backbone, depth: int, n: int, trainable: bool = True) -> DeepPrompts:

@@ -1,0 +1,80 @@
+"""CoCoOp: a learned context that is shifted by each image's features.
+
+Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022 (arXiv 2203.05557).
+
+Shape legend: B images, C classes, L tokens, n context tokens, D_t text width, E embedding width.
+"""
+
+from collections import OrderedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from clip.backbone import Backbone
+from clip.precision import full
+from dassl.engine import TRAINER_REGISTRY
+from trainers.base import MethodTrainer
+from trainers.coop import coop_context
+from trainers.method import CONTEXT_NAMES, Method
+from trainers.prompts import Context
+
+MAX_SENTENCES = 1024  # encoded at once, or the C of one image: bounds the memory of a batch of B x C sentences
+
+
+class CoCoOpMethod(Method):
+    """One context for all classes plus a shift that a small network makes of the image.
+
+    Learned: `context.vectors` (n, D_t); `meta_net.linear1` E -> E // 16, `meta_net.linear2` E // 16 -> D_t.
+
+    Args:
+        backbone: the frozen CLIP.
+        classnames: the classes.
+        n_ctx: context tokens, if the context starts random.
+        init: the words before the class name that the context starts from (all of them), or empty.
+    """
+
+    names = (*CONTEXT_NAMES, (r"meta_net\.(\w+)\.(\w+)", r"prompt_learner.meta_net.\1.\2"))
+
+    def __init__(self, backbone: Backbone, classnames: list[str], n_ctx: int = 16, init: str = ""):
+        super().__init__(backbone, classnames)
+        self.context = Context(backbone, coop_context(backbone, classnames, n_ctx, init))
+        hidden = backbone.embed_dim // 16
+        self.meta_net = nn.Sequential(
+            OrderedDict(
+                linear1=nn.Linear(backbone.embed_dim, hidden),
+                relu=nn.ReLU(),
+                linear2=nn.Linear(hidden, backbone.text_width),
+            )
+        )
+
+    def shifted_text_features(self, shifts: Tensor) -> Tensor:
+        """Features (B, C, E) of the sentences whose contexts are shifted by (B, D_t)."""
+        embeddings = torch.cat([self.context(shift) for shift in shifts])
+        features = full(self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts))))
+        return features.unflatten(0, (len(shifts), -1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W), each against text features of its own."""
+        z = self.image_features(images)
+        shifts = self.meta_net(F.normalize(z, dim=-1))
+        at_once = max(1, MAX_SENTENCES // len(self.classnames))
+        rows = [
+            self.logits(z_i[None], t_i)
+            for z_chunk, shift_chunk in zip(z.split(at_once), shifts.split(at_once), strict=True)
+            for z_i, t_i in zip(z_chunk, self.shifted_text_features(shift_chunk), strict=True)
+        ]
+        return torch.cat(rows)
+
+
+@TRAINER_REGISTRY.register()
+class CoCoOp(MethodTrainer):
+    """Trains CoCoOp."""
+
+    node = "COCOOP"
+    CONFIG = {"COCOOP": CfgNode({"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"})}
+
+    def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
+        """CoCoOp as the keys say."""
+        return CoCoOpMethod(backbone, classnames, self.settings.N_CTX, self.settings.CTX_INIT)
