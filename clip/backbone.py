@@ -4,16 +4,15 @@ Shape legend: N sequences (images or sentences), L text tokens, n prompt tokens,
 width.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from clip import clip, towers
-from clip.model import from_state_dict
+from clip.model import CLIP, from_state_dict
 from clip.towers import ImageTower, Prompts, TextTower
-from clip.weights import read_state_dict
 
 
 class Backbone(nn.Module):
@@ -133,9 +132,12 @@ def end_of_text(tokens: Tensor) -> Tensor:
     return tokens.argmax(dim=-1)
 
 
-def openai_backbone(name: str, state_dict) -> Backbone:
+def openai_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Backbone:
     """A backbone from the weights of an OpenAI-format CLIP."""
-    model = from_state_dict(state_dict)
+    return _of_openai(name, from_state_dict(state_dict))
+
+
+def _of_openai(name: str, model: CLIP) -> Backbone:
     return Backbone(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
 
 
@@ -152,4 +154,4 @@ def load_backbone(name: str, path: str = "") -> Backbone:
         RuntimeError: a download failed; says what to put where.
     """
     file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)
-    return openai_backbone(name, read_state_dict(file))
+    return _of_openai(name, clip.read_model(file))

@@ -76,6 +76,20 @@ def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None
     return model
 
 
+def read_model(file: str | Path) -> CLIP:
+    """A float32 CLIP from a weights file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a damaged file, or one that holds something else (the file is named).
+    """
+    state_dict = weights.read_state_dict(file)
+    try:
+        return from_state_dict(state_dict)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
@@ -110,9 +124,9 @@ def load(
     if jit:
         raise ValueError("jit=True is not supported: the model is built from its weights (use jit=False)")
     device = torch.device(device) if device else default_device()
-    model = build_model(weights.read_state_dict(locate(name, download_root))).to(device)
-    if device.type == HOST.type:
-        model.float()
+    model = read_model(locate(name, download_root)).to(device)
+    if device.type != HOST.type:
+        convert_weights(model)
     return model, preprocess(model.visual.input_resolution)
 
 

@@ -6,7 +6,9 @@ import urllib.error
 import urllib.request
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -15,6 +17,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from clip.precision import HOST
+
+try:
+    import fcntl
+except ImportError:  # Windows: processes that download the same file at once are not kept apart
+    fcntl = None
 
 _HOST = "https://openaipublic.azureedge.net/clip/models"
 _CHUNK = 1 << 20
@@ -38,6 +45,11 @@ OPENAI_MODELS = {
     )
 }
 
+
+class DownloadError(RuntimeError, ConnectionError):
+    """Weights could not be fetched; the sentence says what to put where."""
+
+
 CARRIED_MODELS = {"tiny-ViT": Path(__file__).parent / "checkpoints" / "tiny-ViT.pt"}
 
 
@@ -57,28 +69,44 @@ def download(url: str, root: str | Path | None = None) -> str:
     A download that was cut off is resumed from its `.part` file; the final name appears only after the digest agrees.
 
     Raises:
-        RuntimeError: no connection, or the digest is wrong; the sentence says what to put where.
+        DownloadError: no connection, or the digest is wrong; the sentence says what to put where.
     """
     digest, name = url.rsplit("/", 2)[-2:]
     target = Path(root).expanduser() / name if root else default_cache() / name
-    if target.is_file():
-        if _sha256(target) == digest:
-            return str(target)
-        warnings.warn(f"{target} does not have the digest of {url}: downloading it again", stacklevel=2)
+    if target.is_file() and _sha256(target) == digest:
+        return str(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(name + ".part")
+    with _only_process(target.with_name(f".{name}.lock")):
+        if target.is_file():  # another process may have been faster
+            if _sha256(target) == digest:
+                return str(target)
+            warnings.warn(f"{target} does not have the digest of {url}: downloading it again", stacklevel=2)
+        _download_to(target, url, digest)
+    return str(target)
+
+
+@contextmanager
+def _only_process(path: Path) -> Iterator[None]:
+    """Wait until no other process holds this lock file; the system frees it when its holder ends, however it ends."""
+    with open(path, "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _download_to(target: Path, url: str, digest: str) -> None:
+    part = target.with_name(target.name + ".part")
     try:
         _fetch(url, part)
-    except (urllib.error.URLError, OSError) as error:
-        raise RuntimeError(
+    except (OSError, HTTPException) as error:
+        raise DownloadError(
             f"could not download {url} ({error}). Fetch that file on a machine with a connection and put it at "
             f"{target}, or name the file in MODEL.BACKBONE.PATH, or its folder in the environment variable CLIP_CACHE"
         ) from error
     if _sha256(part) != digest:
         part.unlink()
-        raise RuntimeError(f"{url} was downloaded, but its sha256 is not {digest}: the file was discarded; try again")
+        raise DownloadError(f"{url} was downloaded, but its sha256 is not {digest}: the file was discarded; try again")
     os.replace(part, target)
-    return str(target)
 
 
 def _fetch(url: str, part: Path) -> None:
@@ -139,7 +167,8 @@ def _is_torchscript(path: Path) -> bool:
 
 def _read_torchscript(path: Path) -> Mapping[str, Tensor]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load is the only reader of OpenAI's archives
+        # deprecated, but the only reader of OpenAI's archives
+        warnings.filterwarnings("ignore", message="`torch.jit.load`")
         return torch.jit.load(path, map_location=HOST).state_dict()
 
 
