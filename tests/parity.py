@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+import trainers  # noqa: F401  (registers the methods)
 from clip.backbone import Backbone, openai_backbone
 from clip.precision import Precision
 from dassl.config import declare_trainer_keys, get_cfg_default

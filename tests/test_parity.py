@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from parity import Case, compare_trajectory, make_trainer, set_learned, trainer_config
 
 import datasets  # noqa: F401  (registers the data sets)
-import trainers  # noqa: F401  (registers the methods)
 from dassl.data.datasets import DATASET_REGISTRY
 from trainers.zsclip import ensemble_features
 

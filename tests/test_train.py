@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from parity import make_trainer, trainer_config
 
 import train
+from clip.backbone import Backbone
+from clip.clip import tokenize
 from clip.model import CLIP
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -177,3 +180,22 @@ def test_official_whole_model_checkpoint(call, tmp_path):
     status, said = call(*load, out="branch", opts=["TRAINER.APEX.FROZEN_BRANCH", "official"])
     assert status == 2  # only the first block's frozen tokens are there
     assert "clip_model_temp.visual.transformer.resblocks.1.VPT_shallow" in said
+
+
+def test_checkpoint_of_apex_on_vit_b16_is_small(tmp_path):
+    """State and optimiser of APEX at the sizes of ViT-B/16; only what is looked up has real weights."""
+    with torch.device("meta"):
+        model = CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12)
+    model.token_embedding = torch.nn.Embedding(49408, 512)
+    model.logit_scale = torch.nn.Parameter(torch.zeros(()))
+    backbone = Backbone("ViT-B/16", model, model.visual.tower(), model.text_tower(), tokenize)
+    cfg = trainer_config("APEX", {"NAME": "adadelta"}, {"PREC": "fp32"}, tmp_path)
+    trainer = make_trainer(cfg, backbone, [f"class {i}" for i in range(100)], [])
+    for parameter in trainer.model.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    trainer.optim.step()
+    trainer.save_model(0, str(tmp_path))
+    path = tmp_path / "VLPromptLearner" / "model.pth.tar-1"
+    assert sum(p.numel() for p in trainer.model.parameters()) == 282_112
+    assert path.stat().st_size < 4e6
+    assert len(torch.load(path, weights_only=True)["optimizer"]["state"]) == 15
