@@ -3,10 +3,14 @@ forward and backward, checkpoints.
 """
 
 import logging
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
 from clip.backbone import Backbone, load_backbone
@@ -61,11 +65,13 @@ class MethodTrainer(TrainerX):
     Class attributes:
         node: the child of `TRAINER` that holds the method's keys, `PREC` among them.
         registered: the directory name of its checkpoints.
+        lr_per_step: whether the learning rate moves on after each batch rather than each epoch.
         CONFIG: default configuration nodes, by their name under `TRAINER`.
     """
 
     node = ""
     registered = "prompt_learner"
+    lr_per_step = False
     CONFIG: dict[str, CfgNode] = {}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
@@ -105,10 +111,14 @@ class MethodTrainer(TrainerX):
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
             self.model.load_state_dict(load_checkpoint(self.cfg.MODEL.INIT_WEIGHTS)["state_dict"])
-        if trainable:
-            self.optim = build_optimizer(trainable, self.cfg.OPTIM)
-            self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.optim, self.sched = self.build_optim(trainable) if trainable else (None, None)
+        if self.model.state_dict():
             self.register_model(self.registered, self.model, self.optim, self.sched)
+
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+        """The optimiser over what is trained, and the schedule of its learning rate, as OPTIM says."""
+        optim = build_optimizer(trainable, self.cfg.OPTIM)
+        return optim, build_lr_scheduler(optim, self.cfg.OPTIM)
 
     def _warn_of_unknown_words(self, classnames: list[str]) -> None:
         """Say which class names have words whose embedding was never trained (rows of zeros in the token table)."""
@@ -127,23 +137,26 @@ class MethodTrainer(TrainerX):
             self.test()
 
     def forward_backward(self, batch) -> dict:
-        """One step on one batch; the learning rate moves on at the epoch's last batch."""
+        """One step on one batch; the learning rate moves on at the epoch's last batch (or each: `lr_per_step`)."""
         images, labels = self.parse_batch_train(batch)
         with self.precision.autocast():
             loss, summary = self.model.loss(images, labels)
         self.backward_and_update(loss)
-        if self.batch_idx + 1 == self.num_batches:
+        if self.lr_per_step or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return summary
 
     def backward_and_update(self, loss: torch.Tensor) -> None:
         """Backward (scaled where the precision asks for it) and one optimiser step."""
-        scaler = self.precision.scaler
         self.model_zero_grad()
         self.detect_anomaly(loss)
-        scaler.scale(loss).backward()
-        scaler.step(self.optim)
-        scaler.update()
+        self.precision.scaler.scale(loss).backward()
+        self.model_update()
+
+    def model_update(self, names=None) -> None:
+        """One optimiser step, through the precision's gradient scaler."""
+        self.precision.scaler.step(self.optim)
+        self.precision.scaler.update()
 
     def parse_batch_train(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) and labels (B,) on the device."""
@@ -188,7 +201,7 @@ class MethodTrainer(TrainerX):
         path = find_checkpoint(Path(directory) / self.registered, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
         checkpoint = load_checkpoint(str(path))
         self._refuse_another_run(checkpoint, path)
-        self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.load_state_dict(self._state_for_classes(checkpoint, path))
         self.model_epoch = checkpoint.get("epoch") or 0
         logger.info("Loading weights to %s from %s (epoch = %s)", self.registered, path, checkpoint.get("epoch"))
 
@@ -197,12 +210,14 @@ class MethodTrainer(TrainerX):
         for key, own in self.checkpoint_extras().items():
             if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
-        trained = checkpoint.get("classnames")
-        if self.model.owns_classes and trained is not None and list(trained) != self.model.classnames:
-            raise ValueError(
-                f"{path} was trained on other classes ({len(trained)}: {', '.join(trained[:3])}, ...), and what "
-                f"{self.cfg.TRAINER.NAME} learns belongs to its classes: it cannot be evaluated on this list"
-            )
+
+    def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
+        """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""
+        state, trained = checkpoint["state_dict"], checkpoint.get("classnames")
+        try:
+            return state if trained is None else self.model.state_for_classes(state, list(trained))
+        except ValueError as error:
+            raise ValueError(f"{path} was {error}") from error
 
 
 def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:

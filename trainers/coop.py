@@ -33,8 +33,8 @@ def coop_context(
     return context_from_words(backbone, words, len(words.split()), sentences)
 
 
-class CoOpMethod(Method):
-    """A context shared by all classes, or one per class (`class_specific`), at the end, in the middle or in front.
+class ContextMethod(Method):
+    """A learned context, however it starts; arguments beyond the class names are those of `Context`.
 
     Learned: `context.vectors`, (n, D_t) or (C, n, D_t).
     """
@@ -45,21 +45,35 @@ class CoOpMethod(Method):
         self,
         backbone: Backbone,
         classnames: list[str],
+        start: ContextInit,
+        name_lengths: list[int] | None = None,
+        position: str = "end",
+    ):
+        super().__init__(backbone, classnames)
+        self.context = Context(backbone, start, name_lengths, position)
+
+    def text_features(self) -> Tensor:
+        """Features (C, E) of the sentences with the learned context."""
+        return full(self.backbone.encode_embeddings(self.context(), self.context.end))
+
+
+class CoOpMethod(ContextMethod):
+    """A context shared by all classes, or one per class (`class_specific`), at the end, in the middle or in front."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classnames: list[str],
         n_ctx: int = 16,
         init: str = "",
         class_specific: bool = False,
         position: str = "end",
     ):
-        super().__init__(backbone, classnames)
         names = backbone.tokenize([spoken(name) for name in classnames])
         name_lengths = (end_of_text(names) - 1).tolist()
         start = coop_context(backbone, classnames, n_ctx, init, class_specific)
-        self.context = Context(backbone, start, name_lengths, position)
+        super().__init__(backbone, classnames, start, name_lengths, position)
         self.owns_classes = class_specific
-
-    def text_features(self) -> Tensor:
-        """Features (C, E) of the sentences with the learned context."""
-        return full(self.backbone.encode_embeddings(self.context(), self.context.end))
 
 
 @TRAINER_REGISTRY.register()

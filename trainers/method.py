@@ -31,10 +31,12 @@ class Method(nn.Module):
 
     Class attributes:
         names: how own parameters are called in checkpoints (the official names).
+        part: what those names begin with, and what an official checkpoint that holds only this part leaves out.
         owns_classes: whether the learned state belongs to the classes it was trained on.
     """
 
     names: Names = ()
+    part = "prompt_learner."
     owns_classes = False
 
     def __init__(self, backbone: Backbone, classnames: list[str]):
@@ -42,6 +44,7 @@ class Method(nn.Module):
         object.__setattr__(self, "backbone", backbone)
         self.classnames = list(classnames)
         self._evaluation: dict[str, object] = {}
+        self._has_trained = False
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the classes, not normalised."""
@@ -79,7 +82,13 @@ class Method(nn.Module):
     def train(self, mode: bool = True) -> "Method":
         """Set the mode; what evaluation had kept is forgotten."""
         self._evaluation.clear()
+        if mode and not self._has_trained:
+            self.begin_training()
+            self._has_trained = True
         return super().train(mode)
+
+    def begin_training(self) -> None:
+        """Compute the constants that training needs and evaluation does not; called before the first training step."""
 
     def report(self) -> dict:
         """What a run's metrics tell about this method beyond accuracy; plain data."""
@@ -100,8 +109,8 @@ class Method(nn.Module):
         """Take the learned state from a checkpoint of this project or from an official one.
 
         An official whole-model checkpoint holds frozen weights as well: they are passed over. Names of a checkpoint
-        that registered only the prompt learner (`ctx`) are recognised. `strict` and `assign` have no effect: the check
-        is always strict about what is learned, and values are always copied.
+        that registered only a part of the model (`ctx` of the prompt learner) are recognised. `strict` and `assign` have
+        no effect: the check is always strict about what is learned, and values are always copied.
 
         Raises:
             ValueError: something learned is missing, has another shape, or the checkpoint holds prompts that this
@@ -109,7 +118,7 @@ class Method(nn.Module):
         """
         own = self.state_dict()
         state = {key.removeprefix("module."): value for key, value in state.items()}
-        found = {key: state.get(key, state.get(key.removeprefix("prompt_learner."))) for key in own}
+        found = {key: state.get(key, state.get(key.removeprefix(self.part))) for key in own}
         missing = [key for key, value in found.items() if value is None]
         extra = [key for key in state if key not in own and self._is_learned_name(key)]
         shapes = [
@@ -125,6 +134,20 @@ class Method(nn.Module):
         with torch.no_grad():
             for key, value in own.items():
                 value.copy_(found[key])
+
+    def state_for_classes(self, state: Mapping[str, Tensor], trained: list[str]) -> Mapping[str, Tensor]:
+        """What of a state that was trained on the classes `trained` serves this method's classes.
+
+        Raises:
+            ValueError: the learned state belongs to its classes, and these are others.
+        """
+        if self.owns_classes and trained != self.classnames:
+            raise ValueError(
+                f"trained on other classes ({len(trained)}: {', '.join(trained[:3])}, ...), and what "
+                f"{type(self).__name__.removesuffix('Method')} learns belongs to its classes: it cannot be evaluated on "
+                "this list"
+            )
+        return state
 
     def _is_learned_name(self, key: str) -> bool:
         """Whether a name in a checkpoint is one that this method gives to something learned."""

@@ -3,6 +3,8 @@
 Radford et al., "Learning Transferable Visual Models From Natural Language Supervision", ICML 2021.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,17 +18,27 @@ from trainers.method import Method
 from trainers.templates import ensemble_of, fill, template_of
 
 
-def ensemble_features(backbone: Backbone, templates: list[str], classnames: list[str]) -> Tensor:
+@torch.no_grad()
+def template_features(backbone: Backbone, template: str, classnames: list[str]) -> Tensor:
+    """Text features (C, E) of the template's sentences, not normalised."""
+    return full(backbone.encode_text(backbone.tokenize(fill(template, classnames))))
+
+
+def mean_features(backbone: Backbone, templates: Sequence[str], classnames: list[str]) -> Tensor:
+    """Mean (C, E) over the templates' text features; nothing is normalised."""
+    return sum(template_features(backbone, template, classnames) for template in templates) / len(templates)
+
+
+def ensemble_features(backbone: Backbone, templates: Sequence[str], classnames: list[str]) -> Tensor:
     """Normalised text features (C, E): the mean over the templates' normalised features, normalised again."""
-    with torch.no_grad():
-        each = [full(backbone.encode_text(backbone.tokenize(fill(template, classnames)))) for template in templates]
-        return F.normalize(torch.stack([F.normalize(t, dim=-1) for t in each]).mean(dim=0), dim=-1)
+    each = [F.normalize(template_features(backbone, template, classnames), dim=-1) for template in templates]
+    return F.normalize(torch.stack(each).mean(dim=0), dim=-1)
 
 
 class ZeroshotMethod(Method):
     """Fixed class features from one template or several."""
 
-    def __init__(self, backbone: Backbone, classnames: list[str], templates: list[str]):
+    def __init__(self, backbone: Backbone, classnames: list[str], templates: Sequence[str]):
         super().__init__(backbone, classnames)
         self.register_buffer("features", ensemble_features(backbone, templates, classnames), persistent=False)
 
