@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 
 from .fewshot import Counts, FewShotDataset
+from .sources import Download, Part, split_part
 from .splits import read_folders, split_groups
 
 
@@ -17,6 +18,21 @@ class DescribableTextures(FewShotDataset):
     image_dir = "images"
     template = "{} texture."
     counts = Counts(classes=47, train=2820, val=1128, test=1692)
+    parts = (
+        Part(
+            "images",
+            ("images",),
+            (
+                Download(
+                    "https://www.robots.ox.ac.uk/~vgg/data/dtd/download/dtd-r1.0.1.tar.gz",
+                    "dtd-r1.0.1.tar.gz",
+                    "fff73e5086ae6bdbea199a49dfb8a4c1",
+                    {"dtd/images": "images"},
+                ),
+            ),
+        ),
+        split_part("DescribableTextures", "1u3_QfB467jqHgNXC00UIzbLZRQCg2S7x"),
+    )
 
     @staticmethod
     def read_and_split_data(

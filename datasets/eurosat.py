@@ -3,6 +3,7 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .fewshot import Counts, FewShotDataset
+from .sources import Download, Part, split_part
 
 
 @DATASET_REGISTRY.register()
@@ -23,3 +24,25 @@ class EuroSAT(FewShotDataset):
     }
     template = "a centered satellite photo of {}."
     counts = Counts(classes=10, train=13500, val=5400, test=8100)
+    parts = (
+        Part(
+            "images",
+            ("2750",),
+            (
+                Download(
+                    "https://madm.dfki.de/files/sentinel/EuroSAT.zip",
+                    "EuroSAT.zip",
+                    "c8fa014336c82ac7804f0398fcb19387",
+                    {"2750": "2750"},
+                ),
+                Download(
+                    "https://huggingface.co/datasets/torchgeo/eurosat/resolve/"
+                    "c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
+                    "EuroSAT.zip",
+                    "c8fa014336c82ac7804f0398fcb19387",
+                    {"2750": "2750"},
+                ),
+            ),
+        ),
+        split_part("EuroSAT", "1Ip7yaCWFi0eaOFUGga0lUdVi_DDQth1o"),
+    )

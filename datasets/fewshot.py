@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DatasetBase, Datum
 
 from . import caches
+from .sources import Part
 from .splits import (
     Item,
     Split,
@@ -63,6 +64,8 @@ class FewShotDataset(DatasetBase):
     val_is_test: bool = False  # no validation list of its own: the test list stands for it
     template: str = "a photo of a {}."  # zero-shot prompt
     counts: Counts | None = None
+    parts: tuple[Part, ...] = ()  # what the set consists of and where it comes from
+    keeps: bool = True  # write the split file and the draws that are made (tools that only look say no)
     CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": ""}  # keys under DATASET, with defaults
 
     def __init__(self, cfg: CfgNode):
@@ -95,6 +98,8 @@ class FewShotDataset(DatasetBase):
         self.split_path = os.path.join(self.dataset_dir, kind.split_file or f"split_zhou_{kind.__name__}.json")
         self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
         self.template = cfg.DATASET.get("TEMPLATE", "") or kind.template
+        if self.template.count("{}") != 1 or "{" in self.template.replace("{}", ""):
+            raise ValueError(f"DATASET.TEMPLATE is {self.template!r}; it must have {{}} once, for the class name")
 
     def provide(self) -> None:
         """Put the images in place where the data set can do so itself; nothing by default."""
@@ -170,12 +175,17 @@ class FewShotDataset(DatasetBase):
         made = self.make_split()
         split = Split(made.train, made.val, made.test, origin=f"made from the raw files of {self._name}")
         check_labels(split, f"the split made from the raw files in {self.dataset_dir}")
+        if self.keeps:
+            self._keep_split(split)
+        return split
+
+    def _keep_split(self, split: Split) -> None:
+        """Write the split file, or say that it cannot be written."""
         try:
             write_split_file(split, self.split_path)
             logger.info("Saved split to %s", self.split_path)
         except OSError as error:
             logger.warning("Cannot keep the split in %s (%s); it is made anew each time", self.split_path, error)
-        return split
 
     def check_split(self, split: Split) -> None:
         """Raise ValueError if the split file names class folders that are not among the images."""
@@ -250,6 +260,10 @@ class FewShotDataset(DatasetBase):
             raise FileNotFoundError(
                 f"{self._name}: {len(missing)} of {total} images are missing, the first is {missing[0]}. {self.advice}"
             )
+
+    def inspect(self) -> list[str]:
+        """What a closer look at the files finds, beyond what loading refuses; one sentence each."""
+        return []
 
     def datums(self, items: list[Item]) -> list[Datum]:
         """Rows as the engine's Datum, with full paths."""

@@ -3,7 +3,10 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .fewshot import Counts, FewShotDataset
+from .sources import Download, Part
 from .splits import Item, Split, check_labels
+
+FILES = ("images", "variants.txt", *(f"images_variant_{part}.txt" for part in ("train", "val", "test")))
 
 
 @DATASET_REGISTRY.register()
@@ -16,6 +19,19 @@ class FGVCAircraft(FewShotDataset):
     class_folders = False
     template = "a photo of a {}, a type of aircraft."
     counts = Counts(classes=100, train=3334, val=3333, test=3333)
+    parts = (
+        Part(
+            "images and lists",
+            FILES,
+            (
+                Download(
+                    "https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz",
+                    "fgvc-aircraft-2013b.tar.gz",
+                    moves={f"fgvc-aircraft-2013b/data/{name}": name for name in FILES},
+                ),
+            ),
+        ),
+    )
 
     def load_split(self) -> Split:
         """The set's own lists; nothing is written."""

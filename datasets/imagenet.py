@@ -8,7 +8,9 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from . import caches
 from .fewshot import Counts, FewShotDataset
-from .imagenet_family import CLASSNAMES, folder_items, read_classnames
+from .imagenet_archives import unpack_train, unpack_val
+from .imagenet_family import CLASSNAMES, classnames_part, examine_classnames, folder_items, read_classnames
+from .sources import Part
 from .splits import Item, Split, check_labels, list_folders
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,22 @@ class ImageNet(FewShotDataset):
     split_file = None
     val_is_test = True
     counts = Counts(classes=1000, train=1281167, val=0, test=50000)
+    parts = (
+        classnames_part(),
+        Part(
+            "training images",
+            ("images/train/n*",),
+            make=unpack_train,
+            by_hand="ILSVRC2012_img_train.tar from image-net.org (needs an account) into {folder}; then run this again",
+        ),
+        Part(
+            "validation images",
+            ("images/val/n*",),
+            make=unpack_val,
+            by_hand="ILSVRC2012_img_val.tar and ILSVRC2012_devkit_t12.tar.gz from image-net.org (needs an account) "
+            "into {folder}; then run this again",
+        ),
+    )
 
     @staticmethod
     def read_classnames(text_file: str) -> OrderedDict[str, str]:
@@ -40,6 +58,14 @@ class ImageNet(FewShotDataset):
             split = Split(folder_items(self.image_dir, "train", names), [], folder_items(self.image_dir, "val", names))
         check_labels(split, f"the listing of {self.image_dir}")
         return split
+
+    def inspect(self) -> list[str]:
+        """A class-name file that is not CLIP's; classes that train and val do not share."""
+        findings = examine_classnames(self.raw_file(CLASSNAMES))
+        train, val = (set(list_folders(os.path.join(self.image_dir, part))) for part in ("train", "val"))
+        if train != val:
+            findings.append(f"{self.image_dir}: train and val have other class folders: {sorted(train ^ val)[:5]}")
+        return findings
 
     def kept_listing(self, names: dict[str, str]) -> Split | None:
         """The listing in `preprocessed.pkl`, whose order official few-shot draws depend on; None if there is none.

@@ -7,6 +7,7 @@ from dassl.data.datasets import DATASET_REGISTRY, Datum, subsample_classes
 
 from . import splits
 from .fewshot import Counts, FewShotDataset
+from .sources import Download, Part, split_part
 from .splits import Item, Split
 
 
@@ -19,6 +20,33 @@ class OxfordPets(FewShotDataset):
     class_folders = False
     template = "a photo of a {}, a type of pet."
     counts = Counts(classes=37, train=2944, val=736, test=3669)
+    parts = (
+        Part(
+            "images",
+            ("images",),
+            (
+                Download(
+                    "https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
+                    "images.tar.gz",
+                    "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                    {"images": "images"},
+                ),
+            ),
+        ),
+        Part(
+            "annotations",
+            ("annotations",),
+            (
+                Download(
+                    "https://www.robots.ox.ac.uk/~vgg/data/pets/data/annotations.tar.gz",
+                    "annotations.tar.gz",
+                    "95a8c909bbe2e81eed6a22bccdf3f68f",
+                    {"annotations": "annotations"},
+                ),
+            ),
+        ),
+        split_part("OxfordPets", "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs"),
+    )
 
     def make_split(self) -> Split:
         """A fifth of each class of the official training list is val; the test list as it is."""

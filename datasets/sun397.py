@@ -3,7 +3,11 @@
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .fewshot import Counts, FewShotDataset
+from .sources import Download, Part, split_part
 from .splits import Item, Split, split_trainval
+
+LISTS = ("ClassName.txt", "Training_01.txt", "Testing_01.txt")
+SPLIT_FILE = "split_zhou_SUN397.json"
 
 
 @DATASET_REGISTRY.register()
@@ -13,6 +17,33 @@ class SUN397(FewShotDataset):
     dataset_dir = "sun397"
     image_dir = "SUN397"
     counts = Counts(classes=397, train=15880, val=3970, test=19850)
+    parts = (
+        split_part("SUN397", "1y2RD81BYuiyvebdN-JymPfyWYcd8_MUq"),
+        Part(
+            "images",
+            ("SUN397",),
+            (
+                Download(
+                    "http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
+                    "SUN397.tar.gz",
+                    "8ca2778205c41d23104230ba66911c7a",
+                    {"SUN397": "SUN397"},
+                ),
+            ),
+        ),
+        Part(
+            "lists",
+            LISTS,
+            (
+                Download(
+                    "https://vision.princeton.edu/projects/2010/SUN/download/Partitions.zip",
+                    "Partitions.zip",
+                    moves={name: name for name in LISTS},
+                ),
+            ),
+            unless=SPLIT_FILE,
+        ),
+    )
 
     def make_split(self) -> Split:
         """A fifth of each class of the official training list is val; the test list as it is."""

@@ -5,6 +5,7 @@ import re
 from dassl.data.datasets import DATASET_REGISTRY
 
 from .fewshot import Counts, FewShotDataset
+from .sources import Download, Part, split_part
 from .splits import Item, Split, split_trainval
 
 LISTS = "ucfTrainTestlist"
@@ -23,6 +24,32 @@ class UCF101(FewShotDataset):
     image_dir = "UCF-101-midframes"
     template = "a photo of a person doing {}."
     counts = Counts(classes=101, train=7639, val=1898, test=3783)
+    parts = (
+        Part(
+            "frames",
+            ("UCF-101-midframes",),
+            (
+                Download(
+                    "drive:10Jqome3vtUA2keJkNanAiFpgbyC9Hc2O",
+                    "UCF-101-midframes.zip",
+                    moves={"UCF-101-midframes": "UCF-101-midframes"},
+                ),
+            ),
+        ),
+        split_part("UCF101", "1I0S0q91hJfsV9Gf4xDIjgDq4AqBNJb1y"),
+        Part(
+            "train and test lists",
+            (LISTS,),
+            (
+                Download(
+                    "https://www.crcv.ucf.edu/data/UCF101/UCF101TrainTestSplits-RecognitionTask.zip",
+                    "UCF101TrainTestSplits-RecognitionTask.zip",
+                    moves={LISTS: LISTS},
+                ),
+            ),
+            unless="split_zhou_UCF101.json",
+        ),
+    )
 
     def make_split(self) -> Split:
         """A fifth of each class of the official training list is val; the test list as it is."""

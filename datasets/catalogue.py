@@ -1,0 +1,60 @@
+"""Data sets by the names that people use for them: YAML stem, class name, or a YAML file of one's own."""
+
+from pathlib import Path
+
+from yacs.config import CfgNode
+
+from dassl.config import get_cfg_default, merge_file
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils import did_you_mean
+
+from . import declare_keys
+from .fewshot import FewShotDataset
+
+YAML_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
+
+
+def stems() -> dict[str, Path]:
+    """The data set files that come with the project, by stem."""
+    return {path.stem: path for path in sorted(YAML_FOLDER.glob("*.yaml"))}
+
+
+def benchmarks() -> list[str]:
+    """Stems of the published benchmarks: the data sets that declare where they are fetched from."""
+    return [stem for stem in stems() if _kind(configuration(stem, "")).parts]
+
+
+def configuration(name: str, root: str) -> CfgNode:
+    """The configuration of the data set called `name` (YAML stem, registered class name or path of a YAML file).
+
+    Raises ValueError with the nearest names if there is none, or if it is not built on the few-shot base class.
+    """
+    cfg = get_cfg_default()
+    declare_keys(cfg)
+    known = stems()
+    if name.endswith((".yaml", ".yml")):
+        merge_file(cfg, name)
+    elif name in known:
+        merge_file(cfg, str(known[name]))
+    elif name in DATASET_REGISTRY.registered_names():
+        cfg.DATASET.NAME = name
+    else:
+        raise ValueError(did_you_mean(name, [*known, *DATASET_REGISTRY.registered_names()], "data set"))
+    cfg.DATASET.ROOT = root
+    _kind(cfg)
+    return cfg
+
+
+def _kind(cfg: CfgNode) -> type[FewShotDataset]:
+    name = cfg.DATASET.NAME
+    if name not in DATASET_REGISTRY.registered_names():
+        raise ValueError(did_you_mean(name, DATASET_REGISTRY.registered_names(), "data set"))
+    kind = DATASET_REGISTRY.get(name)
+    if not issubclass(kind, FewShotDataset):
+        raise ValueError(f"{name} is not built on FewShotDataset, so its files are known to nobody but itself")
+    return kind
+
+
+def located(cfg: CfgNode) -> FewShotDataset:
+    """The data set that `cfg` describes, its paths set and nothing read."""
+    return _kind(cfg).located(cfg)

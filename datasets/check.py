@@ -1,0 +1,307 @@
+"""Look at what is there: `python -m datasets.check NAME... --root DATA`.
+
+    python -m datasets.check caltech101 oxford_pets --root data
+    python -m datasets.check my_birds.yaml --root data --prompts
+    python -m datasets.check all --root data --no-decode --json report.json
+
+Prints a table (classes and images against the expected numbers, unreadable and missing images, the split's hash), what
+is wrong, and the class names as the prompts that they give. Nothing is written into the data. Exit status: 0 all is
+well, 1 something is wrong, 2 the command was.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+
+from PIL import Image
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from dassl.utils import available_cpus, write_json
+
+from . import caches, catalogue
+from .fewshot import FewShotDataset
+from .splits import PARTS, Split, missing_files
+
+SHOWN = 5  # of many findings of one kind
+EXIF_ORIENTATION = 0x0112
+
+
+@dataclass
+class Report:
+    """What a look at one data set found.
+
+    Attributes:
+        name: what was asked for.
+        images: list (train, val, test) -> images.
+        expected: the same for the published data set, and its classes; empty where nothing is published.
+        classes: number of classes.
+        split_file: path of the split file, "" if the split was made from the raw files.
+        split_hash: SHA-256 of the split's rows.
+        missing: images that the split names and that are not there.
+        unreadable: image -> why it cannot be read.
+        peculiar: peculiarity (CMYK, rotated ...) -> images that have it; they can be used.
+        problems: what is wrong, one sentence each; any makes the check fail.
+        remarks: what is worth knowing.
+        prompts: the sentence of each class.
+    """
+
+    name: str
+    images: dict[str, int] = field(default_factory=dict)
+    expected: dict[str, int] = field(default_factory=dict)
+    classes: int = 0
+    split_file: str = ""
+    split_hash: str = ""
+    missing: list[str] = field(default_factory=list)
+    unreadable: dict[str, str] = field(default_factory=dict)
+    peculiar: dict[str, list[str]] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        """Nothing is wrong."""
+        return not (self.problems or self.missing or self.unreadable)
+
+
+class _Collector(logging.Handler):
+    """Keeps the texts of warnings."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@contextmanager
+def _warnings_into(texts: list[str]) -> Iterator[None]:
+    """Append the warnings that data sets log to `texts`."""
+    collector = _Collector()
+    logger = logging.getLogger("datasets")
+    logger.addHandler(collector)
+    try:
+        yield
+    finally:
+        logger.removeHandler(collector)
+        texts.extend(collector.texts)
+
+
+def look_at_image(path: str) -> tuple[str, list[str]]:
+    """Decode one image: (why it cannot be read or "", its peculiarities)."""
+    try:
+        if os.path.getsize(path) == 0:
+            return "empty file", []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                peculiar = _peculiarities(image)
+                image.convert("RGB")
+    except Image.DecompressionBombError:
+        return f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels", []
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        return f"{type(error).__name__}: {error}", []
+    return "", peculiar
+
+
+def _peculiarities(image: Image.Image) -> list[str]:
+    """What is unusual about an image that can be read."""
+    found = []
+    if image.mode == "CMYK":
+        found.append("CMYK")
+    if image.mode in ("P", "PA"):
+        found.append("palette")
+    if image.mode.startswith(("I", "F")):
+        found.append("16 bits or more per channel: brightness is cut off at 255, convert these to 8 bits")
+    if image.mode in ("RGBA", "LA", "La", "RGBa"):
+        found.append("transparency, which is dropped")
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        found.append("rotated by EXIF, which is ignored here as in the official code")
+    if image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        found.append(f"huge, over {Image.MAX_IMAGE_PIXELS} pixels")
+    if min(image.size) < 16:
+        found.append("smaller than 16 pixels")
+    return found
+
+
+def decode_all(paths: list[str], report: Report, workers: int, progress: bool) -> None:
+    """Decode every image with `workers` threads (Pillow's decoders run in parallel) and note what is found."""
+    with ThreadPoolExecutor(workers) as pool:
+        results = pool.map(look_at_image, paths)
+        bar = tqdm(results, total=len(paths), desc=report.name, unit="images", disable=not progress)
+        for path, (reason, peculiar) in zip(paths, bar, strict=True):
+            if reason:
+                report.unreadable[path] = reason
+            for kind in peculiar:
+                report.peculiar.setdefault(kind, []).append(path)
+
+
+def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, progress: bool = False) -> Report:
+    """Look at one data set; whatever is wrong is in the report, nothing is raised for it and nothing written."""
+    report = Report(name)
+    dataset = catalogue.located(cfg)
+    dataset.keeps = False
+    with _warnings_into(report.remarks):
+        try:
+            dataset.provide()
+            dataset.check_folders()
+            split = dataset.load_split()
+        except (OSError, ValueError) as error:
+            report.problems.append(str(error))
+            return report
+        report.problems += dataset.inspect()
+        _describe_split(dataset, split, report)
+        _compare_counts(dataset, split, report)
+        _look_at_caches(dataset, split, report)
+        report.missing = missing_files(dataset.image_dir, split.items())
+        paths = sorted({os.path.join(dataset.image_dir, item.impath) for item in split.items()} - set(report.missing))
+        if decode:
+            decode_all(paths, report, workers, progress)
+    return report
+
+
+def _describe_split(dataset: FewShotDataset, split: Split, report: Report) -> None:
+    """Fill in numbers, hash, prompts and what is odd about the split itself."""
+    names = split.class_names()
+    report.images = {part: len(items) for part, items in split.parts().items()}
+    if split.test is split.train:  # an evaluation set
+        report.images["train"] = 0
+    report.classes = len(names)
+    report.split_file = dataset.split_path if os.path.isfile(dataset.split_path) else ""
+    report.split_hash = split.digest()
+    report.prompts = [dataset.template.format(name.replace("_", " ")) for name in names]
+    if split.origin:
+        report.remarks.append(f"this split was {split.origin}; it is not the one that published numbers are for")
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
+    if twice:
+        report.remarks.append(f"classes of the same name: {', '.join(twice[:SHOWN])}")
+    if split.test is not split.train:
+        shared = {item.impath for item in split.train} & {item.impath for item in [*split.val, *split.test]}
+        if shared:
+            report.problems.append(f"{len(shared)} training images are also in val or test, such as {min(shared)}")
+
+
+def _compare_counts(dataset: FewShotDataset, split: Split, report: Report) -> None:
+    """Note where numbers differ from the published data set."""
+    if dataset.counts is None:
+        return
+    report.expected = asdict(dataset.counts)
+    if report.classes != dataset.counts.classes:
+        report.problems.append(f"{report.classes} classes instead of {dataset.counts.classes}")
+    found = sum(report.images.values())
+    wanted = sum(report.expected[part] for part in PARTS)
+    if found < wanted:
+        report.problems.append(f"{found} images instead of {wanted}: {wanted - found} are not there or not listed")
+    elif report.images != {part: report.expected[part] for part in PARTS}:
+        listed = ", ".join(f"{part} {report.images[part]} instead of {report.expected[part]}" for part in PARTS)
+        report.remarks.append(f"other numbers than published: {listed}")
+
+
+def _look_at_caches(dataset: FewShotDataset, split: Split, report: Report) -> None:
+    """Note kept few-shot draws that do not belong to the split, and refuse pickles that are more than data."""
+    if not os.path.isdir(dataset.split_fewshot_dir):
+        return
+    for name in sorted(os.listdir(dataset.split_fewshot_dir)):
+        path = os.path.join(dataset.split_fewshot_dir, name)
+        if name.endswith(".pkl"):
+            try:
+                caches.read_official_draw(path, split, os.path.basename(dataset.image_dir))
+            except caches.ForbiddenPickle as error:
+                report.problems.append(str(error))
+        elif name.endswith(".json"):
+            if f"-{report.split_hash[:12]}." not in name:
+                report.remarks.append(f"stale: {path} is a draw from another split, and never read with this one")
+            else:
+                caches.read_draw(path, split)
+
+
+def table(reports: Iterable[Report]) -> str:
+    """The reports as a table; `found/expected` where something is published."""
+    header = ["data set", "classes", *PARTS, "missing", "unreadable", "split", "verdict"]
+    rows = [header, ["-" * len(cell) for cell in header]]
+    for report in reports:
+
+        def number(key: str, found: int, report: Report = report) -> str:
+            return f"{found}/{report.expected[key]}" if report.expected else str(found)
+
+        rows.append(
+            [
+                report.name,
+                number("classes", report.classes),
+                *(number(part, report.images.get(part, 0)) for part in PARTS),
+                str(len(report.missing)),
+                str(len(report.unreadable)),
+                (report.split_hash[:12] or "-") + ("" if report.split_file or not report.split_hash else " (made)"),
+                "ok" if report.well else "WRONG",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _some(texts: list[str]) -> list[str]:
+    """The first few, and how many more there are."""
+    more = len(texts) - SHOWN
+    return [*texts[:SHOWN], *([f"... and {more} more (--json lists all)"] if more > 0 else [])]
+
+
+def details(report: Report, all_prompts: bool) -> str:
+    """What is wrong and worth knowing about one data set, and its prompts."""
+    lines = [f"\n{report.name}"]
+    lines += [f"  WRONG: {text}" for text in report.problems]
+    lines += [f"  MISSING: {text}" for text in _some(report.missing)]
+    lines += [f"  UNREADABLE: {text}" for text in _some([f"{path} ({why})" for path, why in report.unreadable.items()])]
+    lines += [f"  note: {text}" for text in report.remarks]
+    lines += [f"  note: {len(paths)} images: {kind}; such as {paths[0]}" for kind, paths in report.peculiar.items()]
+    shown = report.prompts if all_prompts or len(report.prompts) <= SHOWN else [*report.prompts[:3], report.prompts[-1]]
+    rest = len(report.prompts) - len(shown)
+    lines += [f"  prompt: {text}" for text in shown]
+    lines += [f"  ({rest} more prompts: --prompts)"] if rest else []
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="python -m datasets.check", description="Check data sets under --root.")
+    made.add_argument("names", nargs="+", metavar="NAME", help="caltech101, Caltech101 or a YAML file; all")
+    made.add_argument("--root", required=True, help="folder of all data sets")
+    made.add_argument("--no-decode", action="store_true", help="do not open the images")
+    made.add_argument("--workers", type=int, default=available_cpus(), help="images decoded at once")
+    made.add_argument("--prompts", action="store_true", help="print the prompt of every class")
+    made.add_argument("--json", default="", metavar="FILE", help="write everything that was found to a file")
+    return made
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    command = parser()
+    args = command.parse_args(arguments)
+    names = catalogue.benchmarks() if args.names == ["all"] else args.names
+    try:
+        configurations = {name: catalogue.configuration(name, args.root) for name in names}
+    except (OSError, ValueError) as error:
+        command.error(str(error))
+    reports = [
+        examine(name, cfg, not args.no_decode, max(1, args.workers), progress=True)
+        for name, cfg in configurations.items()
+    ]
+    print("\n".join([table(reports), *(details(report, args.prompts) for report in reports)]))  # noqa: T201
+    if args.json:
+        write_json([asdict(report) for report in reports], args.json)
+    return 0 if all(report.well for report in reports) else 1
+
+
+if __name__ == "__main__":
+    logging.getLogger("datasets").setLevel(logging.WARNING)
+    logging.getLogger("datasets").propagate = False
+    sys.exit(main())
