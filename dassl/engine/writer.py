@@ -8,11 +8,11 @@ class SummaryWriter:
 
     def __init__(self, log_dir: str | None = None, **options: Any) -> None:
         try:
-            from torch.utils import tensorboard
+            from torch.utils.tensorboard import SummaryWriter as Writer
         except ImportError:
             self._writer = None
         else:
-            self._writer = tensorboard.SummaryWriter(log_dir=log_dir, **options)
+            self._writer = Writer(log_dir=log_dir, **options)
 
     def __getattr__(self, name: str) -> Any:
         return _nothing if self.__dict__["_writer"] is None else getattr(self._writer, name)

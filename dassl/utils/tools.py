@@ -181,7 +181,7 @@ def collect_env_info() -> str:
     """Describe the software and the machine in a few lines, at no cost: no other program is run."""
     rows = {
         "Python": sys.version.replace("\n", " "),
-        "Platform": platform.platform(),
+        "Platform": f"{platform.system()} {platform.release()} {platform.machine()}",
         "PyTorch": torch.__version__,
         "CUDA of PyTorch": torch.version.cuda,
         "NumPy": np.__version__,

@@ -1,0 +1,153 @@
+"""Checkpoint files: plain data, written whole; Dassl's own are read, and nothing in a file is run."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dassl.config import get_cfg_default
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import (
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    open_all_layers,
+    open_specified_layers,
+    resume_from_checkpoint,
+    save_checkpoint,
+)
+
+
+def _parts(name="adadelta"):
+    cfg = get_cfg_default().OPTIM
+    cfg.NAME, cfg.LR_SCHEDULER, cfg.WARMUP_EPOCH = name, "cosine", 1
+    torch.manual_seed(0)
+    model = nn.Linear(2, 2)
+    optimizer = build_optimizer(model, cfg)
+    scheduler = build_lr_scheduler(optimizer, cfg)
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.ones(1, 2)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+    return model, optimizer, scheduler
+
+
+def _state(model, optimizer, scheduler, **extra):
+    parts = {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}
+    return {"state_dict": model.state_dict(), "epoch": 3, **parts, "val_result": None, **extra}
+
+
+def test_files(tmp_path, capsys):
+    model, *parts = _parts()
+    save_checkpoint(_state(nn.DataParallel(model), *parts), str(tmp_path / "linear"))
+    assert sorted(os.listdir(tmp_path / "linear")) == ["checkpoint", "model.pth.tar-3"]
+    assert (tmp_path / "linear" / "checkpoint").read_text().strip() == "model.pth.tar-3"
+    path = tmp_path / "linear" / "model.pth.tar-3"
+    assert capsys.readouterr().out == f"Checkpoint saved to {path}\n"
+    checkpoint = torch.load(path, weights_only=True)
+    assert list(checkpoint["state_dict"]) == ["weight", "bias"]  # without DataParallel's prefix
+    assert set(checkpoint) == {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}
+    save_checkpoint(_state(model, *parts), str(tmp_path / "best"), is_best=True)
+    assert sorted(os.listdir(tmp_path / "best")) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-3"]
+    save_checkpoint(_state(model, *parts), str(tmp_path / "named"), model_name="mine")
+    assert (tmp_path / "named" / "mine").is_file()
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adam", "sgd"])
+def test_resume(tmp_path, name):
+    model, optimizer, scheduler = _parts(name)
+    save_checkpoint(_state(model, optimizer, scheduler), str(tmp_path))
+    other = _parts(name)
+    torch.nn.init.zeros_(other[0].weight)
+    assert resume_from_checkpoint(str(tmp_path), *other) == 3
+    assert torch.equal(other[0].weight, model.weight)
+    assert other[1].param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+    assert other[2].get_last_lr() == scheduler.get_last_lr()
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        resume_from_checkpoint(str(tmp_path / "empty"), *other)
+
+
+@pytest.mark.parametrize("name", ["adadelta", "adam", "adamw", "amsgrad", "radam", "rmsprop", "sgd"])
+def test_checkpoints_of_dassl_are_read(tmp_path, name):
+    """Its warm-up scheduler stores the successor as an object, with the optimiser; its results are NumPy numbers."""
+    model, optimizer, scheduler = _parts(name)
+    state = _state(model, optimizer, scheduler, val_result=np.float64(71.5))
+    state["scheduler"]["successor"] = scheduler.successor
+    torch.save(state, tmp_path / "model.pth.tar-3")
+    (tmp_path / "checkpoint").write_text("model.pth.tar-3\n")
+    with pytest.raises(Exception, match="Unsupported"):
+        torch.load(tmp_path / "model.pth.tar-3", weights_only=True)
+    assert load_checkpoint(str(tmp_path / "model.pth.tar-3"))["val_result"] == 71.5
+    other = _parts(name)
+    assert resume_from_checkpoint(str(tmp_path), *other) == 3
+    optimizer.step()
+    scheduler.step()
+    other[1].step()
+    other[2].step()
+    assert other[1].param_groups[0]["lr"] == optimizer.param_groups[0]["lr"]
+
+
+class Unknown:
+    """What a checkpoint should not hold."""
+
+
+def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
+    path = tmp_path / "strange.pt"
+    torch.save({"state_dict": {}, "epoch": 1, "payload": Unknown()}, path)
+    with pytest.raises(ValueError, match=r"strange\.pt.*Unknown.*DASSL_UNSAFE_LOAD=1"):
+        load_checkpoint(str(path))
+    monkeypatch.setenv("DASSL_UNSAFE_LOAD", "1")
+    assert isinstance(load_checkpoint(str(path))["payload"], Unknown)
+    monkeypatch.delenv("DASSL_UNSAFE_LOAD")
+    torch.save({"payload": os.system}, path)
+    with pytest.raises(ValueError, match="DASSL_UNSAFE_LOAD"):
+        load_checkpoint(str(path))
+
+
+def test_damaged_files(tmp_path):
+    with pytest.raises(ValueError, match="None"):
+        load_checkpoint(None)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        load_checkpoint("nowhere")
+    whole = tmp_path / "whole"
+    torch.save({"epoch": 1}, whole)
+    for content in (b"", b"hello world" * 50, whole.read_bytes()[:200]):
+        path = tmp_path / "damaged"
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="damaged"):
+            load_checkpoint(str(path))
+
+
+def test_pretrained_weights(tmp_path, capsys):
+    weights = {"module.weight": torch.ones(2, 2), "bias": torch.zeros(3), "other": torch.zeros(1)}
+    torch.save({"state_dict": weights}, tmp_path / "some.pt")
+    model = nn.Linear(2, 2)
+    load_pretrained_weights(model, str(tmp_path / "some.pt"))
+    assert torch.equal(model.weight, torch.ones(2, 2))
+    assert "Discarded, for their name or size: ['bias', 'other']" in capsys.readouterr().out
+    torch.save({"x": torch.ones(1)}, tmp_path / "none.pt")
+    with pytest.warns(UserWarning, match="nothing was loaded"):
+        load_pretrained_weights(model, str(tmp_path / "none.pt"))
+    with pytest.raises(FileNotFoundError):
+        load_pretrained_weights(model, str(tmp_path / "missing.pt"))
+
+
+def test_counting_and_opening_parameters():
+    model = nn.Sequential()
+    model.add_module("body", nn.Linear(2, 3))
+    model.add_module("head", nn.Linear(3, 1))
+    assert count_num_param(model) == 13
+    assert count_num_param(params=model.head.parameters()) == 4
+    assert count_num_param(params=[{"params": [model.head.bias]}]) == 1
+    with pytest.raises(ValueError, match="needs"):
+        count_num_param()
+    open_specified_layers(nn.DataParallel(model), "head")
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    assert not model.body.training
+    open_all_layers(model)
+    assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(ValueError, match="head"):
+        open_specified_layers(model, ["hed"])

@@ -1,0 +1,99 @@
+"""Defaults, merges and the errors that answer mistakes."""
+
+import pytest
+from yacs.config import CfgNode
+
+from dassl.config import clean_cfg, declare_trainer_keys, get_cfg_default, merge_file, merge_opts
+from dassl.engine import TRAINER_REGISTRY
+
+
+def test_defaults_are_a_copy_of_a_yacs_tree():
+    cfg = get_cfg_default()
+    assert isinstance(cfg, CfgNode)
+    assert not cfg.is_frozen()
+    cfg.OPTIM.LR = 1.0
+    cfg.TRAINER.MINE = CfgNode({"N_CTX": 4})
+    assert get_cfg_default().OPTIM.LR == 0.0003
+    assert "MINE" not in get_cfg_default().TRAINER
+    assert (cfg.DATASET.SUBSAMPLE_CLASSES, cfg.INPUT.SIZE, cfg.SEED) == ("all", (224, 224), -1)
+
+
+def test_clean_cfg_keeps_one_trainer():
+    cfg = get_cfg_default()
+    cfg.TRAINER.COOP = CfgNode({"N_CTX": 16})
+    cfg.TRAINER.MAPLE = CfgNode({"N_CTX": 2})
+    clean_cfg(cfg, "CoOp")
+    assert sorted(cfg.TRAINER) == ["COOP", "NAME"]
+
+
+def test_trainers_declare_their_keys(monkeypatch):
+    nodes = {"MINE": CfgNode({"N_CTX": 4, "PREC": "fp16"})}
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Mine", type("Mine", (), {"CONFIG": nodes}))
+    cfg = get_cfg_default()
+    cfg.TRAINER.MINE = CfgNode({"N_CTX": 9})
+    declare_trainer_keys(cfg)
+    declare_trainer_keys(cfg)
+    assert cfg.TRAINER.MINE == {"N_CTX": 9, "PREC": "fp16"}
+    merge_opts(cfg, ["TRAINER.MINE.PREC", "fp32"])
+    assert nodes["MINE"].PREC == "fp16"
+
+
+def _yaml(folder, text):
+    path = folder / "some.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_merge_file_follows_yacs(tmp_path):
+    cfg = get_cfg_default()
+    text = 'INPUT:\n  SIZE: (32, 48)\n  TRANSFORMS: ["normalize"]\nOPTIM:\n  WARMUP_CONS_LR: 1e-4\n  STEPSIZE: [3]\n'
+    merge_file(cfg, _yaml(tmp_path, text))
+    assert cfg.INPUT.SIZE == (32, 48)
+    assert cfg.INPUT.TRANSFORMS == ("normalize",)
+    assert cfg.OPTIM.WARMUP_CONS_LR == 1e-4
+    assert cfg.OPTIM.STEPSIZE == (3,)
+    merge_file(cfg, str(_yaml(tmp_path, "")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("OPTIM:\n  LRR: 0.1\n", r'some\.yaml: unknown configuration key "OPTIM.LRR": do you mean \[.*OPTIM\.LR'),
+        ("OPTIMM:\n  LR: 0.1\n", r'some\.yaml: unknown configuration key "OPTIMM.LR"'),
+        ("OPTIM:\n  LR: 1\n", r"some\.yaml: .*OPTIM\.LR"),
+        ("OPTIM: 3\n", r"(?s)some\.yaml: .*config key: OPTIM"),
+        ("SEED:\n  A: 3\n", r"some\.yaml: .*SEED"),
+        ("OPTIM: [\n", r"some\.yaml is no configuration file"),
+        ("just words\n", r"some\.yaml is no configuration file"),
+    ],
+)
+def test_merge_file_names_the_mistake(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        merge_file(get_cfg_default(), _yaml(tmp_path, text))
+
+
+def test_merge_file_names_the_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.yaml"):
+        merge_file(get_cfg_default(), tmp_path / "none.yaml")
+
+
+def test_merge_opts():
+    cfg = get_cfg_default()
+    merge_opts(cfg, ["OPTIM.MAX_EPOCH", "7", "DATASET.SUBSAMPLE_CLASSES", "new", "OPTIM.LR", "0.5"])
+    assert (cfg.OPTIM.MAX_EPOCH, cfg.DATASET.SUBSAMPLE_CLASSES, cfg.OPTIM.LR) == (7, "new", 0.5)
+    merge_opts(cfg, [])
+    with pytest.raises(ValueError, match=r'"OPTIM.MAX_EPOCHS": do you mean \[.OPTIM\.MAX_EPOCH'):
+        merge_opts(cfg, ["OPTIM.MAX_EPOCHS", "7"])
+    with pytest.raises(ValueError, match=r"OPTIM\.LR: .*float"):
+        merge_opts(cfg, ["OPTIM.LR", "fast"])
+    with pytest.raises(ValueError, match="has no partner"):
+        merge_opts(cfg, ["OPTIM.LR"])
+
+
+def test_frozen_configuration_takes_items():
+    cfg = get_cfg_default()
+    cfg.freeze()
+    with pytest.raises(AttributeError):
+        cfg.OPTIM.LR = 1.0
+    cfg.OPTIM["LR"] = 1.0
+    assert cfg.OPTIM.LR == 1.0
