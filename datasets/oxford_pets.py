@@ -21,6 +21,7 @@ class OxfordPets(FewShotDataset):
     template = "a photo of a {}, a type of pet."
     counts = Counts(classes=37, train=2944, val=736, test=3669)
     parts = (
+        split_part("OxfordPets", "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs"),
         Part(
             "images",
             ("images",),
@@ -44,8 +45,8 @@ class OxfordPets(FewShotDataset):
                     {"annotations": "annotations"},
                 ),
             ),
+            unless="split_zhou_OxfordPets.json",
         ),
-        split_part("OxfordPets", "1501r8Ber4nNKvmlFVQZ8SeUHTcdTTEqs"),
     )
 
     def make_split(self) -> Split:
