@@ -1,0 +1,126 @@
+"""A table as text, Markdown, CSV, LaTeX or JSON. The first, second and fourth round to two decimals, as papers do."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+
+from results.statistics import Summary
+from results.tables import Table, Value
+
+LATEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    **{letter: f"\\{letter}" for letter in "&%$#_{}"},
+}
+
+
+def cell(value: Value, signed: bool = False) -> str:
+    """A value as people read it: `77.70 ± 1.20 (2.98)`, `77.70`, `+0.31`, or `-` for nothing."""
+    if value is None:
+        return "-"
+    if isinstance(value, Summary):
+        if value.sd is None:
+            return f"{value.mean:.2f}"
+        return f"{value.mean:.2f} ± {value.sd:.2f} ({value.ci95:.2f})"
+    if isinstance(value, float):
+        return f"{value:+.2f}" if signed else f"{value:.2f}"
+    return str(value)
+
+
+def _grid(table: Table) -> list[list[str]]:
+    """All cells as strings, the column names first."""
+    signed = [column.startswith("difference") for column in table.columns]
+    rows = [[cell(value, sign) for value, sign in zip(row, signed, strict=True)] for row in table.rows]
+    return [list(table.columns), *rows]
+
+
+def _is_text(table: Table, column: int) -> bool:
+    return any(isinstance(row[column], str) for row in table.rows)
+
+
+def to_text(table: Table) -> str:
+    """Aligned columns for a terminal."""
+    grid = _grid(table)
+    widths = [max(len(row[i]) for row in grid) for i in range(len(table.columns))]
+    left = [_is_text(table, i) for i in range(len(widths))]
+    lines = [
+        "  ".join(
+            text.ljust(width) if to_left else text.rjust(width)
+            for text, width, to_left in zip(row, widths, left, strict=True)
+        ).rstrip()
+        for row in grid
+    ]
+    rule = "-" * max(len(line) for line in lines)
+    notes = [f"* {note}" for note in table.notes]
+    return "\n".join([table.title, "", lines[0], rule, *lines[1:], rule, *notes]) + "\n"
+
+
+def to_markdown(table: Table) -> str:
+    """A GitHub table with the notes as a list below."""
+    rows = [[text.replace("|", "\\|") for text in row] for row in _grid(table)]
+    rule = ["---" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
+    lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
+    return "\n".join([f"**{table.title}**", "", *lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Unrounded; a column of summaries becomes three: the mean, `_sd` and `_ci95`. Without the notes."""
+    spread = [any(isinstance(row[i], Summary) for row in table.rows) for i in range(len(table.columns))]
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    header = [[c, f"{c}_sd", f"{c}_ci95"] if wide else [c] for c, wide in zip(table.columns, spread, strict=True)]
+    writer.writerow([name for names in header for name in names])
+    for row in table.rows:
+        fields = [_csv_fields(value) if wide else [value] for value, wide in zip(row, spread, strict=True)]
+        writer.writerow([field for part in fields for field in part])
+    return out.getvalue()
+
+
+def _csv_fields(value: Value) -> list[Value]:
+    """Mean, standard deviation and interval."""
+    return [value.mean, value.sd, value.ci95] if isinstance(value, Summary) else [value, None, None]
+
+
+def to_latex(table: Table) -> str:
+    """A `tabular` for the booktabs package; standard deviations small, intervals and notes in comments."""
+    grid = [[_latex(text) for text in row] for row in _grid(table)]
+    for shown, row in zip(grid[1:], table.rows, strict=True):
+        for i, value in enumerate(row):
+            if isinstance(value, Summary) and value.sd is not None:
+                shown[i] = f"${value.mean:.2f}_{{\\pm {value.sd:.2f}}}$"
+    kinds = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
+    lines = [f"{' & '.join(row)} \\\\" for row in grid]
+    notes = [f"% {note}" for note in (table.title, *table.notes)]
+    body = [f"\\begin{{tabular}}{{{kinds}}}", "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
+    return "\n".join([*notes, *body, "\\end{tabular}"]) + "\n"
+
+
+def _latex(text: str) -> str:
+    return "".join(LATEX_SPECIAL.get(letter, letter) for letter in text)
+
+
+def to_json(table: Table) -> str:
+    """Unrounded: `{"title", "columns", "rows": [{column: value}], "notes"}`; a summary is {mean, sd, ci95, n}."""
+    rows = [
+        {
+            name: asdict(value) if isinstance(value, Summary) else value
+            for name, value in zip(table.columns, row, strict=True)
+        }
+        for row in table.rows
+    ]
+    content = {"title": table.title, "columns": table.columns, "rows": rows, "notes": table.notes}
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {
+    "text": to_text,
+    "markdown": to_markdown,
+    "csv": to_csv,
+    "latex": to_latex,
+    "json": to_json,
+}

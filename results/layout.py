@@ -1,0 +1,87 @@
+"""Where runs lie below an output folder: the directories of the code family's scripts, built and recognised by the
+same templates.
+"""
+
+import re
+from dataclasses import dataclass
+
+# The sets of the base-to-new protocol in the order of the papers' tables, and the four ImageNet variants.
+BENCHMARKS = (
+    "imagenet",
+    "caltech101",
+    "oxford_pets",
+    "stanford_cars",
+    "oxford_flowers",
+    "food101",
+    "fgvc_aircraft",
+    "sun397",
+    "dtd",
+    "eurosat",
+    "ucf101",
+)
+IMAGENET_VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
+
+TEMPLATES = {
+    "base": "base2new/train_base/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
+    "new": "base2new/test_new/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
+    "transfer": "evaluation/{trainer}/{cfg}_{shots}shots/{dataset}/seed{seed}",
+    "all": "{dataset}/{trainer}/{cfg}_{shots}shots/seed{seed}",
+    "zeroshot": "{zeroshot}/{cfg}/{dataset}",
+}
+_PATTERNS = {"shots": r"-?\d+", "seed": r"-?\d+", "zeroshot": r"Zeroshot[^/]*"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """What the directory of a run says about it.
+
+    Attributes:
+        role: `base` (trained and tested on base classes), `new` (the same run on new classes), `all` (trained and
+            tested on all classes), `transfer` (trained on another set), `zeroshot` (all classes, nothing learned).
+        dataset: name of the data set's configuration file, without its suffix; of the tested one.
+        trainer: registered name.
+        cfg: name of the method's configuration file, without its suffix.
+        shots: training images per class; 0 for zero-shot.
+        seed: of the run; 0 where there is none.
+    """
+
+    role: str
+    dataset: str
+    trainer: str
+    cfg: str
+    shots: int = 0
+    seed: int = 0
+
+    def path(self) -> str:
+        """Directory of the run, relative to the output folder, with `/`."""
+        fields = {**vars(self), "zeroshot": self.trainer}
+        return TEMPLATES[self.role].format(**fields)
+
+
+def _compile(template: str) -> re.Pattern[str]:
+    """The pattern of the directories that a template makes, at the end of a path."""
+    parts = re.split(r"\{(\w+)\}", template)
+    named = [
+        re.escape(part) if index % 2 == 0 else f"(?P<{part}>{_PATTERNS.get(part, '[^/]+')})"
+        for index, part in enumerate(parts)
+    ]
+    return re.compile(f"(?:^|/){''.join(named)}$")
+
+
+_RECOGNISERS = {role: _compile(template) for role, template in TEMPLATES.items()}
+
+
+def recognise(path: str) -> Place | None:
+    """The place that a directory (absolute, with `/`) is, or None if no template makes such a one."""
+    for role, pattern in _RECOGNISERS.items():
+        if match := pattern.search(path):
+            found = match.groupdict()
+            return Place(
+                role=role,
+                dataset=found["dataset"],
+                trainer=found.get("trainer") or found["zeroshot"],
+                cfg=found["cfg"],
+                shots=int(found.get("shots", 0)),
+                seed=int(found.get("seed", 0)),
+            )
+    return None

@@ -1,0 +1,127 @@
+"""Stored runs: reading trees of `metrics.json`."""
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from results.layout import Place, recognise
+
+logger = logging.getLogger(__name__)
+
+METRICS, FAILURE = "metrics.json", "failed.json"
+NEEDED = ("trainer", "dataset", "seed", "accuracy")
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as it lies on disk.
+
+    Attributes:
+        place: what its directory says.
+        path: its directory.
+        metrics: the content of `metrics.json`; empty unless the run is complete.
+        problem: why its numbers are not to be averaged (`failed: ...`, `diverged: ...`, `unfinished`); "" if they are.
+    """
+
+    place: Place
+    path: str
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def accuracy(self) -> float:
+        """Percent."""
+        return float(self.metrics["accuracy"])
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method has anything to learn; one that has not gives the same for every seed."""
+        return self.metrics.get("trainable_parameters") != 0
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a `metrics.json`.
+
+    Raises:
+        ValueError: it is damaged or lacks a field that every table needs; the sentence names the file.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): delete it and run the same line again") from error
+    missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise ValueError(f"{path} is no result of a run: it has no {', '.join(missing)}")
+    return content
+
+
+def divergence(metrics: Mapping[str, Any]) -> str:
+    """Why the run counts as diverged, or "".
+
+    It does if the loss of an epoch is not finite, or if the last epoch's mean loss is above twice the first epoch's
+    (the first epoch is warm-up: its loss is about that of the untrained method) and above that of guessing.
+    """
+    losses = [row["loss"] for row in metrics.get("history", ()) if "loss" in row]
+    strange = [i for i, loss in enumerate(losses, 1) if loss is None or not math.isfinite(loss)]
+    if strange:
+        return f"diverged: the loss of epoch {strange[0]} is not finite"
+    guessing = math.log(max(metrics.get("num_classes", 1), 1))
+    if len(losses) > 1 and losses[-1] > max(2 * losses[0], guessing):
+        return f"diverged: the loss rose from {losses[0]:.4g} in epoch 1 to {losses[-1]:.4g} in epoch {len(losses)}"
+    return ""
+
+
+def read_run(directory: str | os.PathLike[str]) -> Record | None:
+    """The run in a directory, or None if none was begun there or the directory is of no known layout."""
+    directory = os.path.abspath(directory)
+    place = recognise(Path(directory).as_posix())
+    files = {entry.name for entry in os.scandir(directory)} if os.path.isdir(directory) else set()
+    if place is None or not files & {METRICS, FAILURE, "log.txt"}:
+        return None
+    if METRICS in files:
+        try:
+            metrics = read_metrics(os.path.join(directory, METRICS))
+        except ValueError as error:
+            return Record(place, directory, problem=f"failed: {error}")
+        return Record(place, directory, metrics, divergence(metrics))
+    if FAILURE in files:
+        return Record(place, directory, problem=_failure(os.path.join(directory, FAILURE)))
+    return Record(place, directory, problem="unfinished")
+
+
+def _failure(path: str) -> str:
+    """What a sweep wrote about a run that failed."""
+    try:
+        reason = json.loads(Path(path).read_text(encoding="utf-8"))["reason"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"failed: {path} is unreadable ({error})"
+    return f"{'diverged' if str(reason).startswith('FloatingPointError') else 'failed'}: {reason}"
+
+
+def read_records(root: str | os.PathLike[str]) -> list[Record]:
+    """All runs below a folder, in the order of their directories.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not os.path.isdir(root):
+        raise FileNotFoundError(f"there is no folder {root}")
+    return [record for directory in _directories(os.path.abspath(root)) if (record := read_run(directory))]
+
+
+def _directories(root: str) -> Iterator[str]:
+    """The folders below `root`, itself included, in order; hidden ones left out."""
+    for directory, folders, _ in os.walk(root):
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+        yield directory
+
+
+def _natural(name: str) -> tuple[str, int]:
+    """A sorting key by which seed2 comes before seed10."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or -1)

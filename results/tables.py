@@ -1,0 +1,230 @@
+"""Tables of records: one row per data set and method, then the averages over data sets.
+
+Spread is always over seeds. Published tables round the harmonic mean of a data set from its mean base and mean new
+accuracy, so here too the number shown is that; its spread is that of the seeds' own harmonic means.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS
+from results.published import published
+from results.records import Record
+from results.statistics import Summary, harmonic_mean, summarise
+
+Value = Summary | float | int | str | None
+Method = tuple[str, str, int]  # trainer, configuration, shots
+
+SPREAD = "± is the sample standard deviation over seeds (n - 1), in brackets half the width of the 95% t interval"
+AVERAGE_OF_HMS = "average, HM = mean of the sets' HMs"
+HM_OF_AVERAGES = "average, HM = HM of the mean accuracies"
+
+
+@dataclass
+class Table:
+    """Columns and rows of equal length; `notes` say what the numbers are and what is missing."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[Value]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Pair:
+    """Base and new accuracy of one method on one data set, by seed, where both are there."""
+
+    base: dict[int, float]
+    new: dict[int, float]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds that have both."""
+        return sorted(self.base.keys() & self.new.keys())
+
+    def summaries(self) -> list[Summary]:
+        """Base, new and harmonic mean over the seeds that have both (at least one)."""
+        base = summarise([self.base[seed] for seed in self.seeds])
+        new = summarise([self.new[seed] for seed in self.seeds])
+        own = [harmonic_mean(self.base[seed], self.new[seed]) for seed in self.seeds]
+        return [base, new, summarise(own, mean=harmonic_mean(base.mean, new.mean))]
+
+
+def method_of(record: Record) -> Method:
+    """What is averaged over seeds: trainer, configuration and shots."""
+    return record.place.trainer, record.place.cfg, record.place.shots
+
+
+def method_names(methods: Iterable[Method]) -> dict[Method, str]:
+    """A name for each method: the trainer, with configuration and shots only where the trainer alone is not enough."""
+    methods = list(dict.fromkeys(methods))
+    names = {}
+    for method in methods:
+        trainer, cfg, shots = method
+        rivals = [other for other in methods if other[0] == trainer and other != method]
+        extra = [cfg] if any(other[1] != cfg for other in rivals) else []
+        extra += [f"{shots} shots"] if any(other[2] != shots for other in rivals) else []
+        names[method] = f"{trainer} ({', '.join(extra)})" if extra else trainer
+    return names
+
+
+def in_order(names: Iterable[str], order: Sequence[str] = ()) -> list[str]:
+    """Names as in `order`, then data sets as in the papers, then zero-shot, then the rest by the alphabet."""
+    ranks = {name: rank for rank, name in enumerate([*order, *BENCHMARKS, *IMAGENET_VARIANTS])}
+    return sorted(set(names), key=lambda name: (ranks.get(name, len(ranks)), not name.startswith("Zeroshot"), name))
+
+
+def pairs_of(records: Iterable[Record]) -> dict[tuple[str, Method], Pair]:
+    """Base and new accuracies of sound records by data set and method."""
+    pairs: dict[tuple[str, Method], Pair] = {}
+    for record in records:
+        if record.place.role in ("base", "new"):
+            pair = pairs.setdefault((record.place.dataset, method_of(record)), Pair({}, {}))
+            if not record.problem:
+                getattr(pair, record.place.role)[record.place.seed] = record.accuracy
+    return pairs
+
+
+def base2new(
+    records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = (), compare: bool = True
+) -> Table:
+    """Base, new and harmonic mean per data set and method, and both averages over the data sets.
+
+    Args:
+        records: of the roles `base` and `new`; others are passed over.
+        seeds: those that are expected; by default those that any row has.
+        order: data sets and trainers in the order wanted.
+        compare: put published numbers beside, where there are any.
+    """
+    records = [record for record in records if record.place.role in ("base", "new")]
+    pairs = pairs_of(records)
+    table = Table("Base-to-new generalisation: accuracy in percent", ["data set", "method", "n", "base", "new", "HM"])
+    table.notes.append(f"mean over n seeds; {SPREAD}; HM: harmonic mean of mean base and mean new accuracy")
+    datasets = in_order((dataset for dataset, _ in pairs), order)
+    methods = sorted(
+        {method for _, method in pairs}, key=lambda m: (in_order((n[0] for _, n in pairs), order).index(m[0]), m)
+    )
+    names = method_names(methods)
+    beside = {method: _published(records, "base2new", method) for method in methods} if compare else {}
+    keys = [(dataset, method) for dataset in datasets for method in methods if (dataset, method) in pairs]
+    for dataset, method in keys:
+        pair = pairs[dataset, method]
+        cells = pair.summaries() if pair.seeds else [None, None, None]
+        table.rows.append([dataset, names[method], len(pair.seeds), *cells, *_facts(beside.get(method), [dataset])])
+    for method in methods:
+        table.rows.extend(_averages(method, pairs, datasets, names[method], beside.get(method)))
+    table.notes += problems(records, pairs, names, seeds)
+    _add_published_columns(table, beside)
+    return table
+
+
+def _averages(
+    method: Method,
+    pairs: Mapping[tuple[str, Method], Pair],
+    datasets: Sequence[str],
+    name: str,
+    fact: Mapping | None,
+) -> list[list[Value]]:
+    """The two average rows of a method; none unless it has every data set of the table, and at least two."""
+    own = [
+        pairs[dataset, method] for dataset in datasets if (dataset, method) in pairs and pairs[dataset, method].seeds
+    ]
+    if len(own) < len(datasets) or len(own) < 2:
+        return []
+    seeds = sorted(set.intersection(*(set(pair.seeds) for pair in own)))
+    if not seeds:
+        return []
+    means = {s: (_mean(p.base[s] for p in own), _mean(p.new[s] for p in own)) for s in seeds}
+    base, new = (summarise([means[s][i] for s in seeds], _mean(p.summaries()[i].mean for p in own)) for i in (0, 1))
+    per_seed = [_mean(harmonic_mean(p.base[s], p.new[s]) for p in own) for s in seeds]
+    mean_of_hms = summarise(per_seed, _mean(p.summaries()[2].mean for p in own))
+    hm_of_means = summarise([harmonic_mean(*means[s]) for s in seeds], harmonic_mean(base.mean, new.mean))
+    first, second = _facts(fact, datasets), _facts(fact, datasets, of_means=True)
+    return [
+        [AVERAGE_OF_HMS, name, len(seeds), base, new, mean_of_hms, *first],
+        [HM_OF_AVERAGES, name, len(seeds), base, new, hm_of_means, *second],
+    ]
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _published(records: Iterable[Record], protocol: str, method: Method) -> dict | None:
+    """The published entry for a method, by the backbone that its first complete record names."""
+    for record in records:
+        if method_of(record) == method and record.metrics:
+            return published(protocol, *method[:2], record.metrics.get("backbone", ""), method[2])
+    return None
+
+
+def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = False) -> list[Value]:
+    """Published base, new and HM over the data sets; None where they are not known."""
+    numbers = entry["results"] if entry else {}
+    if all(dataset in numbers for dataset in datasets):
+        each = [numbers[dataset] for dataset in datasets]
+        base, new = _mean(pair[0] for pair in each), _mean(pair[1] for pair in each)
+        hm = harmonic_mean(base, new) if of_means else _mean(harmonic_mean(*pair) for pair in each)
+        return [base, new, hm]
+    if set(datasets) == set(BENCHMARKS) and "average" in numbers:
+        base, new = numbers["average"]
+        return [base, new, harmonic_mean(base, new) if of_means and base is not None else None]
+    return [None, None, None]
+
+
+def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]) -> None:
+    """Turn the three numbers at the end of each row into columns and differences; drop them if there are none."""
+    known = any(value is not None for row in table.rows for value in row[6:])
+    for row in table.rows:
+        facts = row[6:]
+        del row[6:]
+        if known:
+            row += facts
+            row += [
+                round(own.mean, 2) - fact if own is not None and fact is not None else None
+                for own, fact in zip(row[3:6], facts, strict=True)
+            ]
+    if known:
+        table.columns += [f"published {what}" for what in ("base", "new", "HM")]
+        table.columns += [f"difference {what}" for what in ("base", "new", "HM")]
+        entries = {f"{entry['name']} ({entry['seeds']} seeds): {entry['source']}" for entry in beside.values() if entry}
+        table.notes += [f"published: {entry}" for entry in sorted(entries)]
+        table.notes.append("difference: own mean less the published one")
+
+
+def problems(
+    records: Iterable[Record],
+    pairs: Mapping[tuple[str, Method], Pair],
+    names: Mapping[Method, str],
+    seeds: Sequence[int] = (),
+) -> list[str]:
+    """A sentence for each row that lacks seeds, and for each run that failed, diverged or did not finish."""
+    records = list(records)
+    constant = {method_of(r) for r in records if r.metrics and not r.learns}
+    expected = set(seeds) or {r.place.seed for r in records if method_of(r) not in constant}
+    sentences = []
+    for (dataset, method), pair in pairs.items():
+        missing = sorted(expected - set(pair.seeds))
+        if missing and not (method in constant and pair.seeds):
+            sentences.append(f"{dataset}, {names[method]}: no result of seeds {numbers(missing)}")
+    if constant:
+        learnless = ", ".join(sorted({names[method] for method in constant}))
+        sentences.append(f"{learnless}: nothing is learned, every seed gives the same, so n = 1 says all")
+    for record in records:
+        if record.problem:
+            place = record.place
+            which = f"{place.dataset}, {names[method_of(record)]}, seed {place.seed}, {place.role} classes"
+            sentences.append(f"left out: {which}: {record.problem}")
+    return sentences
+
+
+def numbers(values: Iterable[int]) -> str:
+    """Numbers as `1-3, 5`."""
+    runs: list[list[int]] = []
+    for value in sorted(values):
+        if runs and value == runs[-1][-1] + 1:
+            runs[-1].append(value)
+        else:
+            runs.append([value])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

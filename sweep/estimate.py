@@ -1,0 +1,77 @@
+"""How much work a sweep is, and what finished runs say about the time and disk that it takes."""
+
+import os
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from dassl.data.datasets import DATASET_REGISTRY
+from results.records import Record, read_records
+from sweep.plan import Run
+from sweep.state import requested
+
+TRAINING_PASSES = 3  # a training image costs about as much as three that are only evaluated
+UNKNOWN_CLASSES, UNKNOWN_TEST = 20, 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds of one worker and bytes on disk; None where no finished run says."""
+
+    seconds: float | None
+    disk: float | None
+    measured: int  # finished runs of the same kind that it rests on
+
+
+def images(run: Run) -> float:
+    """Image passes of a run, a measure of its work: by the counts that its data set declares, if it does."""
+    config = requested(run.argv)
+    known = config["DATASET.NAME"] in DATASET_REGISTRY.registered_names()
+    counts = getattr(DATASET_REGISTRY.get(config["DATASET.NAME"]), "counts", None) if known else None
+    classes, test = (counts.classes, counts.test) if counts else (UNKNOWN_CLASSES, UNKNOWN_TEST)
+    part = 1.0 if config["DATASET.SUBSAMPLE_CLASSES"] == "all" else 0.5
+    evaluated = test * part
+    if "--eval-only" in run.argv:
+        return evaluated
+    shots = config["DATASET.NUM_SHOTS"]
+    trained = classes * shots if shots > 0 or not counts else counts.train
+    return evaluated + TRAINING_PASSES * config["OPTIM.MAX_EPOCH"] * trained * part
+
+
+def estimate(runs: Iterable[Run], output: str) -> Estimate:
+    """What the runs will take, by the finished runs below `output` of the same trainer, configuration and role.
+
+    Seconds scale with the image passes, bytes are taken as they are. None for a sum that has a run without precedent.
+    """
+    runs = list(runs)
+    finished = [r for r in read_records(output) if r.metrics] if os.path.isdir(output) else []
+    rates, sizes = _measure(finished)
+    keys = [(run.place.trainer, run.place.cfg, bool(run.needs)) for run in runs]
+    known = all(key in rates for key in keys)
+    seconds = sum(rates[key] * images(run) for run, key in zip(runs, keys, strict=True)) if known else None
+    return Estimate(seconds, sum(sizes[key] for key in keys) if known else None, len(finished))
+
+
+def _measure(finished: Iterable[Record]) -> tuple[dict, dict]:
+    """Median seconds per image pass and median bytes, by trainer, configuration and whether it only evaluates."""
+    rates: dict[tuple, list[float]] = {}
+    sizes: dict[tuple, list[int]] = {}
+    for record in finished:
+        metrics, epochs = record.metrics, len(record.metrics.get("history", ()))
+        evaluates = record.place.role in ("new", "transfer") and record.learns
+        passes = metrics.get("num_test", 0) + TRAINING_PASSES * metrics.get("num_train", 0) * epochs
+        key = (record.place.trainer, record.place.cfg, evaluates)
+        if passes:
+            seconds = metrics.get("train_seconds", 0) + metrics.get("eval_seconds", 0)
+            rates.setdefault(key, []).append(seconds / passes)
+            sizes.setdefault(key, []).append(sum(entry.stat().st_size for entry in _files(record.path)))
+    return tuple({key: statistics.median(values) for key, values in table.items()} for table in (rates, sizes))
+
+
+def _files(directory: str) -> Iterable[os.DirEntry]:
+    """All files below a directory."""
+    for entry in os.scandir(directory):
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path)
+        else:
+            yield entry

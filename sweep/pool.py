@@ -1,0 +1,181 @@
+"""Runs over worker processes: which worker takes what next, and what happens when one dies."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing import connection
+
+from sweep.plan import Run
+from sweep.state import failed
+from sweep.worker import Message, serve
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A place where one worker runs.
+
+    Attributes:
+        gpu: value of CUDA_VISIBLE_DEVICES; "" for none.
+        threads: CPU threads of a worker.
+    """
+
+    gpu: str
+    threads: int
+
+
+@dataclass
+class Worker:
+    """A worker process as its parent sees it."""
+
+    slot: Slot
+    log: str
+    process: multiprocessing.process.BaseProcess
+    pipe: connection.Connection
+    ready: bool = False
+    run: Run | None = None
+    last: str = ""  # directory of the run that it had before
+
+
+@dataclass
+class Outcome:
+    """What became of the runs: directories of the complete ones, and reasons for the others."""
+
+    done: list[Run] = field(default_factory=list)
+    failed: dict[Run, str] = field(default_factory=dict)
+
+
+@contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the block; a process that is started in it keeps them."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class Pool:
+    """Worker processes, one per slot, started when there is work for them.
+
+    Args:
+        slots: where workers run.
+        logs: folder of the workers' logs.
+        tell: called with a run and its message (`progress`, `done`, `failed`).
+    """
+
+    def __init__(self, slots: list[Slot], logs: str, tell: Callable[[Run, Message], None]):
+        self.slots, self.logs, self.tell = slots, logs, tell
+        self.workers: dict[int, Worker] = {}  # by slot
+        self.outcome = Outcome()
+
+    def work(self, runs: list[Run]) -> Outcome:
+        """Carry out the runs, each after the one that it needs; a run whose need failed is not tried.
+
+        A need that is not among the runs is taken to be there. Ends the workers however it ends.
+        """
+        waiting, own = list(runs), {run.output_dir for run in runs}
+        try:
+            while waiting or any(worker.run for worker in self.workers.values()):
+                waiting = self._give_up_on_unmet(waiting)
+                self._assign(waiting, own)
+                if any(worker.run for worker in self.workers.values()):
+                    self._listen()
+        finally:
+            self._end()
+        return self.outcome
+
+    def _give_up_on_unmet(self, waiting: list[Run]) -> list[Run]:
+        """Drop the runs whose need failed."""
+        lost = {run.output_dir for run in self.outcome.failed}
+        for run in [run for run in waiting if run.needs in lost]:
+            waiting.remove(run)
+            self._settle(run, f"not tried: {run.needs} failed")
+        return waiting
+
+    def _assign(self, waiting: list[Run], own: set[str]) -> None:
+        """Give every idle worker a run, starting workers where slots are free."""
+        finished = {run.output_dir for run in self.outcome.done}
+        for index, slot in enumerate(self.slots):
+            ready = [run for run in waiting if run.needs not in own or run.needs in finished]
+            if not ready:
+                return
+            worker = self.workers.get(index)
+            if worker is None or not worker.process.is_alive():
+                worker = self.workers[index] = self._start(slot, index)
+            if worker.run is None:
+                run = next((run for run in ready if run.needs and run.needs == worker.last), ready[0])
+                waiting.remove(run)
+                worker.run = run
+                worker.pipe.send(run)
+
+    def _start(self, slot: Slot, index: int) -> Worker:
+        """A new worker process."""
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        log = os.path.join(self.logs, f"worker{index}.log")
+        process = context.Process(target=serve, args=(theirs, log, slot.threads), name=f"worker{index}")
+        with _environment({"CUDA_VISIBLE_DEVICES": slot.gpu, **dict.fromkeys(THREADS, str(slot.threads))}):
+            process.start()
+        theirs.close()
+        return Worker(slot, log, process, ours)
+
+    def _listen(self) -> None:
+        """Wait for messages and take in what they say."""
+        busy = {worker.pipe: worker for worker in self.workers.values() if worker.run}
+        for pipe in connection.wait(list(busy), timeout=1.0):
+            worker = busy[pipe]
+            try:
+                message = pipe.recv()
+            except (EOFError, OSError):
+                self._bury(worker)
+                continue
+            if message.kind == "ready":
+                worker.ready = True
+            elif message.kind == "progress":
+                self.tell(worker.run, message)
+            else:
+                run, worker.run, worker.last = worker.run, None, worker.run.output_dir
+                self._settle(run, message.reason)
+
+    def _settle(self, run: Run, reason: str) -> None:
+        """Note that a run is over."""
+        if reason:
+            self.outcome.failed[run] = reason
+        else:
+            self.outcome.done.append(run)
+        self.tell(run, Message("failed", reason=reason) if reason else Message("done"))
+
+    def _bury(self, worker: Worker) -> None:
+        """A worker died: its run failed; a new worker takes its slot when there is work for it.
+
+        Raises:
+            RuntimeError: it died before it could take a run.
+        """
+        worker.process.join()
+        worker.pipe.close()
+        code = worker.process.exitcode
+        if not worker.ready:
+            raise RuntimeError(f"a worker process ended while starting (exit code {code}); {worker.log} says why")
+        reason = f"its worker process died (exit code {code}; {worker.log})"
+        failed(worker.run, reason)
+        self._settle(worker.run, reason)
+
+    def _end(self) -> None:
+        """End all workers; one that is at work (only when the sweep itself is being ended) is stopped at once."""
+        for worker in self.workers.values():
+            if worker.run is None and worker.process.is_alive():
+                worker.pipe.send(None)
+            else:
+                worker.process.terminate()
+        for worker in self.workers.values():
+            worker.process.join()
+            worker.pipe.close()

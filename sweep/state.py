@@ -1,0 +1,172 @@
+"""What of a sweep is there already. Nothing is deleted here, except by `redo`."""
+
+import argparse
+import fcntl
+import functools
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import dassl
+import train
+from dassl.config import get_cfg_default
+from dassl.engine.record import NOT_HASHED, plain
+from dassl.utils import read_json, write_json
+from results.records import FAILURE, METRICS, read_metrics
+from sweep.plan import Run
+
+REQUEST = "sweep.json"  # what was asked of a run, written when it starts
+FILLED = ("INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")  # trainers fill these from the backbone
+
+
+class AnotherConfiguration(ValueError):
+    """A directory holds a run that was made with other settings."""
+
+
+@dataclass
+class Progress:
+    """The runs of a sweep: complete, and to do (with what is there of them, if they were interrupted)."""
+
+    complete: list[Run]
+    todo: list[Run]
+
+
+def examine(runs: list[Run]) -> Progress:
+    """Sort the runs into complete ones and others.
+
+    An evaluation is complete only if the run that it needs is, and is not newer.
+
+    Raises:
+        AnotherConfiguration: a directory holds another configuration's run; names the first and what differs.
+        ValueError, FileNotFoundError: a run's arguments are wrong.
+    """
+    progress, made = Progress([], []), {}
+    for run in runs:
+        wanted = requested(run.argv)
+        made[run.output_dir] = _made(run, wanted)
+        fresh = not run.needs or (made.get(run.needs, "") and made[run.needs] <= made[run.output_dir])
+        (progress.complete if made[run.output_dir] and fresh else progress.todo).append(run)
+    return progress
+
+
+def _made(run: Run, wanted: Mapping[str, Any]) -> str:
+    """When the run's result was written (ISO time), "" if there is none; AnotherConfiguration if it is another's."""
+    metrics, request = (os.path.join(run.output_dir, name) for name in (METRICS, REQUEST))
+    if os.path.isfile(metrics):
+        record = read_metrics(metrics)
+        found, version = record.get("config", {}), record.get("versions", {}).get("dassl", dassl.__version__)
+        made = record.get("created", "")
+    elif os.path.isfile(request):
+        content = read_json(request)
+        found, version, made = content["config"], content["version"], ""
+    else:
+        return ""
+    differences = compare(wanted, flat(found))
+    if version != dassl.__version__:
+        differences.append(f"version of the code: {version} there, {dassl.__version__} now")
+    if differences:
+        raise AnotherConfiguration(
+            f"{run.output_dir} holds a run with other settings ({'; '.join(differences[:4])}). Give another --output, "
+            "or --redo, which deletes and repeats the runs of this sweep that differ"
+        )
+    return made
+
+
+def requested(argv: tuple[str, ...]) -> dict[str, Any]:
+    """The configuration of a run as dotted keys, without those that change nothing about the result."""
+    args = train.build_parser().parse_args(list(argv))
+    seed, args.seed, args.output_dir, args.model_dir = args.seed, -1, "", ""
+    return {**_configuration(repr(vars(args))), "SEED": seed}
+
+
+@functools.cache
+def _configuration(arguments: str) -> dict[str, Any]:
+    """The configuration that arguments of train.py give; runs that differ only in seed and directory share it."""
+    import ast
+
+    return flat(plain(train.build_config(argparse.Namespace(**ast.literal_eval(arguments)))))
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys; without the keys that change nothing about the result."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif name not in NOT_HASHED:
+            found[name] = value
+    return found
+
+
+def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What differs between the configuration wanted and the one that a run was made with.
+
+    A key that one side alone has is no difference (it came or went with a trainer that this run does not use), and
+    neither is a key that the trainer fills in when the configuration leaves it at its default.
+    """
+    defaults = flat(plain(get_cfg_default()))
+    return [
+        f"{key}: {found[key]} there, {value} wanted"
+        for key, value in wanted.items()
+        if key in found and found[key] != value and not (key in FILLED and value == defaults[key])
+    ]
+
+
+def redo(runs: list[Run]) -> list[Run]:
+    """Delete the directories of those runs whose settings differ, and of the evaluations of these; return them."""
+    deleted: list[Run] = []
+    for run in runs:
+        try:
+            _made(run, requested(run.argv))
+            stale = any(run.needs == other.output_dir for other in deleted)
+        except AnotherConfiguration:
+            stale = True
+        if stale and os.path.isdir(run.output_dir):
+            shutil.rmtree(run.output_dir)
+            deleted.append(run)
+    return deleted
+
+
+@contextmanager
+def started(run: Run) -> Iterator[None]:
+    """Hold the run's directory while it runs: alone, with its request written, an earlier log and failure set aside.
+
+    Raises:
+        RuntimeError: another process is at it.
+    """
+    os.makedirs(run.output_dir, exist_ok=True)
+    with open(os.path.join(run.output_dir, ".lock"), "w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise RuntimeError(f"another process is at {run.output_dir}") from error
+        _set_log_aside(run.output_dir)
+        failure = os.path.join(run.output_dir, FAILURE)
+        if os.path.exists(failure):
+            os.unlink(failure)
+        config = plain(train.build_config(train.build_parser().parse_args(list(run.argv))))
+        request = {"argv": list(run.argv), "version": dassl.__version__, "config": config}
+        write_json(request, os.path.join(run.output_dir, REQUEST))
+        yield
+
+
+def failed(run: Run, reason: str) -> None:
+    """Write down why a run failed, for tables and for the next one who looks."""
+    content = {"reason": reason, "argv": list(run.argv), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_json(content, os.path.join(run.output_dir, FAILURE))
+
+
+def _set_log_aside(directory: str) -> None:
+    """Rename the log of an interrupted run, so that `log.txt` is the log of the run that is complete."""
+    path = os.path.join(directory, "log.txt")
+    if os.path.exists(path):
+        stamp = time.strftime("%Y-%m-%d-%H-%M-%S", time.localtime(os.path.getmtime(path)))
+        target, number = f"{path}-{stamp}", 1
+        while os.path.exists(target):
+            target, number = f"{path}-{stamp}-{number}", number + 1
+        os.rename(path, target)

@@ -1,0 +1,182 @@
+"""Trees of metrics.json -> records -> tables in every format."""
+
+import csv
+import io
+import json
+import math
+import statistics
+
+import pytest
+from results_trees import APEX, base2new_tree, write_run
+from scipy.special import stdtr
+
+from results.formats import FORMATS, to_csv, to_json, to_latex, to_markdown, to_text
+from results.layout import TEMPLATES, Place, recognise
+from results.published import facts, published
+from results.records import divergence, read_records
+from results.statistics import harmonic_mean, paired_test, population_ci95, summarise, t_quantile
+from results.tables import AVERAGE_OF_HMS, HM_OF_AVERAGES, base2new, method_names, numbers
+
+
+def _rows(table):
+    return {(row[0], row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+@pytest.mark.parametrize("role", sorted(TEMPLATES))
+def test_a_path_is_recognised_as_the_place_that_made_it(role):
+    zero = role == "zeroshot"
+    place = Place(role, "dtd", "ZeroshotCLIP" if zero else "APEX", APEX, 0 if zero else 16, 0 if zero else 12)
+    assert recognise(f"/somewhere/output/{place.path()}") == place
+
+
+def test_directories_are_those_of_the_official_scripts():
+    assert Place("base", "dtd", "APEX", "c", 16, 3).path() == "base2new/train_base/dtd/shots_16/APEX/c/seed3"
+    assert Place("new", "dtd", "APEX", "c", 16, 3).path() == "base2new/test_new/dtd/shots_16/APEX/c/seed3"
+    assert Place("all", "imagenet", "APEX", "c", 16, 3).path() == "imagenet/APEX/c_16shots/seed3"
+    assert Place("transfer", "dtd", "APEX", "c", 16, 3).path() == "evaluation/APEX/c_16shots/dtd/seed3"
+    assert Place("zeroshot", "dtd", "ZeroshotCLIP", "c").path() == "ZeroshotCLIP/c/dtd"
+
+
+def test_statistics():
+    summary = summarise([1.0, 2.0, 4.0])
+    assert summary.mean == pytest.approx(7 / 3)
+    assert summary.sd == pytest.approx(statistics.stdev([1, 2, 4]))
+    assert summary.ci95 == pytest.approx(4.302652730 * summary.sd / math.sqrt(3))
+    assert t_quantile(19) == pytest.approx(2.093024054)
+    assert summarise([5.0]).sd is None
+    assert population_ci95([1.0, 3.0]) == pytest.approx(1.96 / math.sqrt(2))
+    assert harmonic_mean(92.83, 79.89) == pytest.approx(85.88, abs=0.005)
+    assert harmonic_mean(0.0, 50.0) == 0.0
+
+
+def test_paired_tests_say_nothing_where_there_is_nothing_to_say():
+    test = paired_test([1.0, 2.0, 3.0, 4.0], [2.0, 2.5, 4.0, 6.0])
+    assert test.difference.mean == pytest.approx(1.125)
+    statistic = 1.125 / (statistics.stdev([1, 0.5, 1, 2]) / 2)
+    assert test.t_p == pytest.approx(2 * (1 - stdtr(3, statistic)))
+    assert test.wilcoxon_p == pytest.approx(0.125)
+    same = paired_test([1.0, 2.0], [1.0, 2.0])
+    assert (same.t_p, same.wilcoxon_p) == (None, None)
+    assert paired_test([1.0], [2.0]).t_p is None
+
+
+def test_base_to_new_table(tmp_path):
+    base2new_tree(tmp_path)
+    rows = _rows(base2new(read_records(tmp_path), compare=False))
+    dtd = rows["dtd", "APEX"]
+    assert dtd["n"] == 3
+    assert (dtd["base"].mean, dtd["base"].sd) == (82.0, 1.0)
+    assert dtd["HM"].mean == pytest.approx(harmonic_mean(82, 58))
+    assert dtd["HM"].sd == pytest.approx(statistics.stdev(harmonic_mean(80 + s, 60 - s) for s in (1, 2, 3)))
+    assert rows["eurosat", "ZeroshotCLIP"]["base"] == summarise([50.0])
+    first, second = rows[AVERAGE_OF_HMS, "APEX"], rows[HM_OF_AVERAGES, "APEX"]
+    assert first["HM"].mean == pytest.approx((harmonic_mean(82, 58) + harmonic_mean(83, 59)) / 2)
+    assert second["HM"].mean == pytest.approx(harmonic_mean(82.5, 58.5))
+    assert first["base"] == second["base"]
+    assert first["base"].sd == pytest.approx(1.0)
+
+
+def test_missing_failed_and_diverged_seeds_are_named_and_left_out(tmp_path):
+    base2new_tree(tmp_path, datasets=("dtd",))
+    write_run(tmp_path, Place("new", "dtd", "APEX", APEX, 16, 2), 58.0).joinpath("metrics.json").unlink()
+    write_run(tmp_path, Place("base", "dtd", "APEX", APEX, 16, 3), 3.0, history=[{"loss": 2.0}, {"loss": float("nan")}])
+    folder = tmp_path / Place("new", "dtd", "APEX", APEX, 16, 2).path()
+    (folder / "failed.json").write_text(json.dumps({"reason": "OutOfMemoryError: CUDA"}))
+    table = base2new(read_records(tmp_path), seeds=(1, 2, 3, 4))
+    assert _rows(table)["dtd", "APEX"]["n"] == 1
+    notes = "\n".join(table.notes)
+    assert "dtd, APEX: no result of seeds 2-4" in notes
+    assert "seed 2, new classes: failed: OutOfMemoryError: CUDA" in notes
+    assert "seed 3, base classes: diverged: the loss of epoch 2 is not finite" in notes
+    assert "ZeroshotCLIP: nothing is learned" in notes
+
+
+def test_a_damaged_result_is_a_failed_run(tmp_path):
+    base2new_tree(tmp_path, datasets=("dtd",))
+    path = tmp_path / Place("new", "dtd", "APEX", APEX, 16, 2).path() / "metrics.json"
+    path.write_text('{"accuracy": 5')
+    problems = [record.problem for record in read_records(tmp_path) if record.problem]
+    assert len(problems) == 1
+    assert str(path) in problems[0]
+
+
+def test_divergence_is_a_loss_that_rose_well_above_its_start():
+    assert not divergence({"num_classes": 10, "history": [{"loss": 0.01}, {"loss": 0.04}]})
+    assert "rose" in divergence({"num_classes": 10, "history": [{"loss": 2.0}, {"loss": 7.0}]})
+
+
+def test_published_numbers_stand_beside_with_the_difference(tmp_path):
+    base2new_tree(tmp_path)
+    table = base2new(read_records(tmp_path))
+    row = _rows(table)["eurosat", "APEX"]
+    assert (row["published base"], row["published new"]) == (92.83, 79.89)
+    assert row["published HM"] == pytest.approx(85.88, abs=0.005)
+    assert row["difference base"] == pytest.approx(83 - 92.83)
+    assert any("EMNLP 2024" in note for note in table.notes)
+    assert row["difference HM"] == pytest.approx(round(harmonic_mean(83, 59), 2) - harmonic_mean(92.83, 79.89))
+
+
+def test_published_averages_follow_the_paper():
+    entry = published("base2new", "APEX", APEX, "ViT-B/16", 16)
+    sets = [pair for name, pair in entry["results"].items() if name != "average"]
+    assert len(sets) == 11
+    assert statistics.fmean(harmonic_mean(*pair) for pair in sets) == pytest.approx(80.04, abs=0.006)
+    for name, numbers_ in entry["results"].items():
+        assert len(numbers_) == 2, name
+    assert harmonic_mean(*entry["results"]["average"]) == pytest.approx(80.21, abs=0.006)
+
+
+def test_published_numbers_belong_to_recipe_backbone_and_shots():
+    assert published("base2new", "APEX", APEX, "tiny-ViT", 16) is None
+    assert published("base2new", "APEX", APEX, "ViT-B/16", 4) is None
+    own = published("base2new", "MaPLe", "vit_b16_c2_ep5_batch4_2ctx", "ViT-B/16", 16)
+    adadelta = published("base2new", "MaPLe", "vit_b16_c2_ep5_batch4_2ctx_adadelta", "ViT-B/16", 16)
+    assert own["results"]["dtd"] == [80.36, 59.18]
+    assert adadelta["results"]["dtd"] == [79.34, 56.64]
+    assert all(entry["source"] for entry in facts()["tables"])
+
+
+def test_methods_are_told_apart_by_configuration_and_shots():
+    names = method_names([("CoOp", "a", 16), ("CoOp", "b", 16), ("APEX", "c", 16)])
+    assert list(names.values()) == ["CoOp (a)", "CoOp (b)", "APEX"]
+    assert numbers([1, 2, 3, 7, 9, 10]) == "1-3, 7, 9-10"
+
+
+def _table(tmp_path):
+    base2new_tree(tmp_path)
+    return base2new(read_records(tmp_path))
+
+
+def test_text_and_markdown_show_rounded_numbers(tmp_path):
+    table = _table(tmp_path)
+    assert "82.00 ± 1.00 (2.48)" in to_text(table)
+    lines = to_markdown(table).splitlines()
+    assert {line.count("|") for line in lines if line.startswith("|")} == {len(table.columns) + 1}
+
+
+def test_csv_and_json_hold_everything_unrounded(tmp_path):
+    table = _table(tmp_path)
+    rows = list(csv.DictReader(io.StringIO(to_csv(table))))
+    row = next(row for row in rows if row["data set"] == "dtd" and row["method"] == "APEX")
+    assert float(row["HM"]) == harmonic_mean(82, 58)
+    assert float(row["base_sd"]) == 1.0
+    parsed = json.loads(to_json(table))
+    assert parsed["rows"][1]["HM"]["mean"] == harmonic_mean(82, 58)
+    assert set(parsed) == {"title", "columns", "rows", "notes"}
+
+
+def test_latex_is_balanced(tmp_path):
+    text = to_latex(_table(tmp_path))
+    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
+    assert code.count("{") == code.count("}")
+    assert code.count("$") % 2 == 0
+    rows = [line for line in code.splitlines() if line.endswith(r"\\")]
+    assert len({row.count("&") for row in rows}) == 1
+    assert code.count(r"\begin{tabular}") == code.count(r"\end{tabular}") == 1
+    assert "oxford_pets" not in code
+
+
+def test_every_format_takes_an_empty_table(tmp_path):
+    table = base2new([])
+    for make in FORMATS.values():
+        assert make(table)

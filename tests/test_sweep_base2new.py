@@ -1,0 +1,240 @@
+"""Sweeps: what is planned, what counts as complete, and real runs over worker processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from results.records import read_metrics
+from sweep import cli
+from sweep.plan import Setting, base2new, parse_seeds
+from sweep.pool import Pool, Slot
+from sweep.recipes import config_of
+from sweep.state import AnotherConfiguration, compare, examine, failed, requested, started
+
+FAST = ["OPTIM.MAX_EPOCH", "1"]
+
+
+@pytest.fixture(autouse=True)
+def _in_the_repository(repo_root, monkeypatch):
+    monkeypatch.chdir(repo_root)
+
+
+def _setting(tmp_path, **changes) -> Setting:
+    values = {"root": str(tmp_path / "data"), "output": str(tmp_path / "out"), "shots": 16, "seeds": (1, 2)}
+    return Setting(**{**values, "learnless": frozenset({"ZeroshotCLIP"}), **changes})
+
+
+def _words(tmp_path, trainers=("CoOp",), seeds="1", *more) -> list[str]:
+    words = ["base2new", "--trainers", *trainers, "--datasets", "drawn_thermal", "--seeds", seeds, "--jobs", "1"]
+    return [*words, "--root", str(tmp_path / "data"), "--output", str(tmp_path / "out"), *more, *FAST]
+
+
+def test_seeds():
+    assert parse_seeds("1-3,7,2") == (1, 2, 3, 7)
+    for wrong in ("3-1", "a", "1-", "", "-2"):
+        with pytest.raises(ValueError, match="--seeds"):
+            parse_seeds(wrong)
+
+
+def test_configuration_keys_end_the_arguments():
+    assert cli.split_opts(["base2new", "--seeds", "1", "OPTIM.LR", "0.1"]) == (
+        ["base2new", "--seeds", "1"],
+        ["OPTIM.LR", "0.1"],
+    )
+    assert cli.split_opts(["--root", "./data.v2", "--configs", "APEX=vit_b16"])[1] == []
+
+
+def test_recipes_are_the_official_choices_and_exist(repo_root):
+    assert config_of("APEX", "base2new", "dtd", 16) == "APEX/vit_b16_c2_ep15_batch16_2+2ctx"
+    assert config_of("APEX", "base2new", "imagenet", 16) == "APEX/vit_b16_c2_ep5_batch16_2+2ctx_imagenet"
+    assert config_of("ZeroshotCLIP", "base2new", "dtd", 16) == "CoOp/vit_b16"
+    assert config_of("CoOp", "base2new", "drawn_thermal", 16) == "CoOp/tiny_vit_ep50_ctxv1"
+    with pytest.raises(ValueError, match="--configs Nobody=NAME"):
+        config_of("Nobody", "base2new", "dtd", 16)
+
+
+def test_plan_evaluates_new_classes_after_training(tmp_path):
+    runs = base2new(_setting(tmp_path), ["ZeroshotCLIP", "CoOp"], ["drawn_thermal"])
+    assert len(runs) == 2 + 4
+    zero, zero_new, train, test = runs[:4]
+    assert not zero.needs
+    assert not zero_new.needs
+    assert "--eval-only" in zero.argv
+    assert test.needs == train.output_dir
+    assert test.argv[test.argv.index("--model-dir") + 1] == train.output_dir
+    assert "--eval-only" not in train.argv
+    assert train.output_dir.endswith("train_base/drawn_thermal/shots_16/CoOp/tiny_vit_ep50_ctxv1/seed1")
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["--trainers", "Coop"], "CoOp"),
+        (["--configs", "CoOp"], "TRAINER=NAME"),
+        (["--configs", "CoOp=nothing"], "nothing"),
+        (["--datasets", "nowhere"], "nowhere"),
+        (["OPTIM.LRR", "1"], "OPTIM.LR"),
+    ],
+)
+def test_mistakes_are_answered_before_anything_starts(tmp_path, capsys, words, named):
+    base = ["base2new", "--trainers", "CoOp", "--datasets", "drawn_thermal", "--root", str(tmp_path)]
+    assert cli.main([*base, "--output", str(tmp_path / "out"), *words]) == 2
+    assert named in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_prints_lines_of_train_py_and_counts(tmp_path, capsys):
+    assert cli.main(_words(tmp_path, ("ZeroshotCLIP", "CoOp"), "1-3", "--dry-run")) == 0
+    out = capsys.readouterr().out
+    assert out.count("python train.py ") == 2 + 6
+    assert "8 runs to do (3 trainings, 5 evaluations), 0 complete, 1 at a time" in out
+    assert "unknown" in out
+    assert not (tmp_path / "out").exists()
+
+
+def _finish(run, created, **config):
+    """Write what a run with this configuration would leave."""
+    tree: dict = {}
+    for key, value in {**requested(run.argv), **config}.items():
+        *nodes, last = key.split(".")
+        place = tree
+        for node in nodes:
+            place = place.setdefault(node, {})
+        place[last] = value
+    metrics = {"trainer": "CoOp", "dataset": "x", "seed": 1, "accuracy": 50.0, "created": created, "config": tree}
+    Path(run.output_dir).mkdir(parents=True, exist_ok=True)
+    Path(run.output_dir, "metrics.json").write_text(json.dumps(metrics))
+
+
+def test_what_is_complete(tmp_path):
+    train, test = base2new(_setting(tmp_path, seeds=(1,)), ["CoOp"], ["drawn_thermal"])
+    assert examine([train, test]).todo == [train, test]
+    _finish(train, "2026-01-02T00:00:00+00:00", **{"INPUT.SIZE": [32, 32], "TRAINER.OTHER.X": 3})
+    assert examine([train, test]).complete == [train]
+    _finish(test, "2026-01-01T00:00:00+00:00")
+    assert examine([train, test]).todo == [test], "an evaluation older than its training is done again"
+    _finish(test, "2026-01-03T00:00:00+00:00")
+    assert examine([train, test]).todo == []
+    other = base2new(_setting(tmp_path, seeds=(1,), opts=("OPTIM.LR", "0.5")), ["CoOp"], ["drawn_thermal"])
+    with pytest.raises(AnotherConfiguration, match=r"OPTIM.LR: 0.02 there, 0.5 wanted"):
+        examine(other)
+
+
+def test_an_interrupted_run_of_other_settings_is_not_resumed(tmp_path):
+    train, _ = base2new(_setting(tmp_path, seeds=(1,)), ["CoOp"], ["drawn_thermal"])
+    with started(train):
+        pass
+    assert examine([train]).todo == [train]
+    other, _ = base2new(_setting(tmp_path, seeds=(1,), opts=("OPTIM.LR", "0.5")), ["CoOp"], ["drawn_thermal"])
+    with pytest.raises(AnotherConfiguration):
+        examine([other])
+
+
+def test_seed_is_part_of_the_comparison(tmp_path):
+    one, _, two, _ = base2new(_setting(tmp_path), ["CoOp"], ["drawn_thermal"])
+    assert compare(requested(one.argv), requested(two.argv)) == ["SEED: 2 there, 1 wanted"]
+
+
+def test_starting_sets_an_earlier_log_and_failure_aside(tmp_path):
+    run, _ = base2new(_setting(tmp_path, seeds=(1,)), ["CoOp"], ["drawn_thermal"])
+    folder = Path(run.output_dir)
+    folder.mkdir(parents=True)
+    (folder / "log.txt").write_text("first")
+    failed(run, "ValueError: x")
+    with started(run):
+        assert not (folder / "log.txt").exists()
+        assert not (folder / "failed.json").exists()
+        assert [path.read_text() for path in folder.glob("log.txt-*")] == ["first"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory, repo_root):
+    """A sweep of two methods over two workers: its folder, status and output."""
+    folder = tmp_path_factory.mktemp("sweep")
+    words = _words(folder, ("ZeroshotCLIP", "CoOp"), "1-2", "--jobs", "2")
+    done = subprocess.run([sys.executable, "-m", "sweep", *words], cwd=repo_root, capture_output=True, text=True)
+    return folder, words, done
+
+
+def test_a_sweep_ends_with_the_table_and_its_commands(swept):
+    folder, _, done = swept
+    assert done.returncode == 0, done.stderr
+    assert "6/6 runs" in done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("drawn_thermal  CoOp"))
+    assert row.split()[2] == "2"
+    assert done.stdout.count("python -m sweep base2new --trainers") == 2
+    assert "=> result" not in done.stdout + done.stderr
+    for path in (folder / "out").glob("base2new/*/*/*/*/*/*"):
+        assert "=> result" in (path / "log.txt").read_text()
+
+
+def test_the_same_line_again_runs_nothing(swept, capsys):
+    _, words, done = swept
+    assert cli.main(words) == 0
+    captured = capsys.readouterr()
+    assert "6 runs complete, 0 to do" in captured.err
+    assert captured.out.split("Each row")[0] == done.stdout.split("Each row")[0]
+
+
+def test_numbers_do_not_depend_on_how_many_run_at_a_time(swept, tmp_path):
+    folder, _, _ = swept
+    runs = base2new(
+        _setting(tmp_path, root=str(folder / "data"), seeds=(2,), opts=tuple(FAST)), ["CoOp"], ["drawn_thermal"]
+    )
+    told = []
+    outcome = Pool([Slot("", 1)], str(tmp_path / "logs"), lambda run, message: told.append(message.kind)).work(runs)
+    assert outcome.done == runs
+    assert {"progress", "done"} <= set(told)
+    for run in runs:
+        mine = read_metrics(Path(run.output_dir, "metrics.json"))
+        other = read_metrics(folder / "out" / run.place.path() / "metrics.json")
+        assert mine["history"] == other["history"]
+        assert mine["per_class"] == other["per_class"]
+
+
+def test_failed_and_dead_workers_are_named_and_the_rest_goes_on(swept, tmp_path):
+    folder, _, _ = swept
+    setting = _setting(tmp_path, root=str(folder / "data"), opts=tuple(FAST))
+    dying, dying_new, broken, broken_new = base2new(setting, ["CoOp"], ["drawn_thermal"])
+    Path(broken.output_dir, "prompt_learner").mkdir(parents=True)
+    Path(broken.output_dir, "prompt_learner", "checkpoint").write_text("model.pth.tar-1\n")
+    Path(broken.output_dir, "prompt_learner", "model.pth.tar-1").write_text("no checkpoint")
+    pool = Pool([Slot("", 1)], str(tmp_path / "logs"), lambda run, message: None)
+
+    def tell(run, message):
+        if message.kind == "progress" and run == dying:
+            os.kill(pool.workers[0].process.pid, signal.SIGKILL)
+
+    pool.tell = tell
+    outcome = pool.work([dying, dying_new, broken, broken_new])
+    assert outcome.done == []
+    assert "exit code -9" in outcome.failed[dying]
+    assert outcome.failed[dying_new].startswith("not tried")
+    assert outcome.failed[broken]
+    assert "model.pth.tar-1" in json.loads(Path(broken.output_dir, "failed.json").read_text())["reason"]
+    assert outcome.failed[broken_new].startswith("not tried")
+
+
+def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, repo_root):
+    folder, _, done = swept
+    words = _words(tmp_path, ("ZeroshotCLIP", "CoOp"), "1-2", "--root", str(folder / "data"))
+    line = [sys.executable, "-m", "sweep", *words]
+    process = subprocess.Popen(line, cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    first = tmp_path / "out/base2new/train_base/drawn_thermal/shots_16/CoOp/tiny_vit_ep50_ctxv1/seed1/log.txt"
+    deadline = time.monotonic() + 120
+    while not (first.exists() and "epoch [" in first.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == cli.INTERRUPTED
+    assert "the same line goes on from here" in errors
+    again = subprocess.run(line, cwd=repo_root, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert "0 runs complete" not in again.stderr
+    assert again.stdout.split("Each row")[0] == done.stdout.split("Each row")[0]
