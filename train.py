@@ -83,17 +83,17 @@ def run(args: argparse.Namespace) -> float | None:
         ValueError, FileNotFoundError: a mistake in arguments, configuration, data or checkpoints.
     """
     from dassl.engine import build_trainer
-    from dassl.utils import collect_env_info, log_to_stdout, set_random_seed, setup_logger
+    from dassl.utils import log_to_stdout, set_random_seed, setup_logger
     from dassl.utils.logger import close_logger
 
     cfg = build_config(args)
     log_to_stdout("clip", "datasets", "trainers", __name__)
     if cfg.SEED >= 0:
+        print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     setup_logger(cfg.OUTPUT_DIR)
     try:
-        print(f"Setting fixed seed: {cfg.SEED}" if cfg.SEED >= 0 else "No fixed seed: this run cannot be repeated")
-        print(f"** Config **\n{cfg}\n** System info **\n{collect_env_info()}\n")
+        print_start(args, cfg)
         trainer = build_trainer(cfg)
         if args.model_dir or args.eval_only:
             trainer.load_model(args.model_dir, epoch=args.load_epoch)
@@ -104,6 +104,17 @@ def run(args: argparse.Namespace) -> float | None:
         return trainer.best_result
     finally:
         close_logger()
+
+
+def print_start(args: argparse.Namespace, cfg) -> None:
+    """What a log opens with: arguments, resolved configuration, versions."""
+    from dassl.utils import collect_env_info
+
+    print("***************\n** Arguments **\n***************")
+    for key in sorted(vars(args)):
+        print(f"{key}: {getattr(args, key)}")
+    print(f"************\n** Config **\n************\n{cfg}")
+    print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
