@@ -5,6 +5,8 @@ import os
 import pickle
 import random
 import shutil
+import sys
+import types
 
 import pytest
 import torch
@@ -122,13 +124,15 @@ def test_subsample_classes(samples, capsys):
         subsample_classes(samples, subsample="novel")
 
 
-def test_archives_are_unpacked(samples, tmp_path):
-    for kind in ("zip", "gztar"):
-        source = shutil.make_archive(str(tmp_path / "source" / kind), kind, tmp_path / "toy")
-        suffix = ".zip" if kind == "zip" else ".tar.gz"
-        target = tmp_path / kind / f"images{suffix}"
-        DatasetBase(train_x=samples).download_data(f"file://{source}", str(target), from_gdrive=False)
-        assert len(list(target.parent.glob("*.png"))) == CLASSES * PER_CLASS
+@pytest.mark.parametrize("from_gdrive", [False, True])
+@pytest.mark.parametrize(("kind", "suffix"), [("zip", ".zip"), ("gztar", ".tar.gz")])
+def test_archives_are_unpacked(samples, tmp_path, monkeypatch, kind, suffix, from_gdrive):
+    fetch = types.SimpleNamespace(download=lambda url, dst, quiet: shutil.copy(url.removeprefix("file://"), dst))
+    monkeypatch.setitem(sys.modules, "gdown", fetch)
+    source = shutil.make_archive(str(tmp_path / "source" / kind), kind, tmp_path / "toy")
+    target = tmp_path / "target" / f"images{suffix}"
+    DatasetBase(train_x=samples).download_data(f"file://{source}", str(target), from_gdrive=from_gdrive)
+    assert len(list(target.parent.glob("*.png"))) == CLASSES * PER_CLASS
 
 
 def test_unknown_dataset(tmp_path, monkeypatch):

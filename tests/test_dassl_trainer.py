@@ -94,6 +94,7 @@ def test_whole_run(tmp_path, monkeypatch, capsys):
     assert sorted(path.name for path in out.iterdir()) == ["linear", "log.txt", "metrics.json", "tensorboard"]
     assert [path.name.split(".")[:3] for path in (out / "tensorboard").iterdir()] == [["events", "out", "tfevents"]]
     assert (trainer._writer, trainer.model_epoch) == (None, 2)
+    assert f"* accuracy: {trainer.last_result:.2f}%" in log
 
 
 def test_metrics_file(tmp_path, monkeypatch, capsys):

@@ -192,6 +192,14 @@ def test_further_loggers_can_be_sent_to_stdout(capsys):
         logger.propagate = True
 
 
+def test_device_is_chosen_in_one_place(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert utils.on_gpu(utils.choose_device(use_cuda=True))
+    assert not utils.on_gpu(utils.choose_device(use_cuda=False))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert utils.choose_device(use_cuda=True) == torch.device("cpu")
+
+
 def test_environment_is_described_without_other_programs(monkeypatch):
     monkeypatch.setattr("subprocess.Popen", None)
     text = utils.collect_env_info()

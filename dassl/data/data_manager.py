@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
-from dassl.data.samplers import EpochClock, build_sampler
+from dassl.data.samplers import EpochClock, build_sampler, set_stream
 from dassl.utils import available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
 
 logger = logging.getLogger(__name__)
@@ -140,32 +140,30 @@ class DataManager:
         custom_tfm_test: Transform | None = None,
         dataset_wrapper: Callable[..., Dataset] | None = None,
     ) -> None:
-        dataset = build_dataset(cfg)
-        self.dataset: DatasetBase = dataset
+        self.dataset: DatasetBase = build_dataset(cfg)
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
-        tfm_train = self._transform(cfg, True, custom_tfm_train)
-        tfm_test = self._transform(cfg, False, custom_tfm_test)
-
-        def train_loader(node: CfgNode, data_source: Sequence[Datum]) -> DataLoader:
-            layout = (node.SAMPLER, data_source, node.BATCH_SIZE, node.N_DOMAIN, node.N_INS)
-            return build_data_loader(cfg, *layout, tfm=tfm_train, is_train=True, dataset_wrapper=dataset_wrapper)
-
-        def test_loader(data_source: Sequence[Datum] | None) -> DataLoader | None:
-            node = cfg.DATALOADER.TEST
-            settings = {"tfm": tfm_test, "is_train": False, "dataset_wrapper": dataset_wrapper}
-            return build_data_loader(cfg, node.SAMPLER, data_source, node.BATCH_SIZE, **settings) if data_source else None
-
-        loaders = cfg.DATALOADER
-        self.train_loader_x = train_loader(loaders.TRAIN_X, dataset.train_x)
-        self.train_loader_u: DataLoader | None = None
-        if dataset.train_u:
-            same = loaders.TRAIN_U.SAME_AS_X
-            self.train_loader_u = train_loader(loaders.TRAIN_X if same else loaders.TRAIN_U, dataset.train_u)
-            _rename_stream(self.train_loader_u, "train_u")
-        self.val_loader = test_loader(dataset.val)
-        self.test_loader = test_loader(dataset.test)
+        train = {"is_train": True, "tfm": self._transform(cfg, True, custom_tfm_train), "wrapper": dataset_wrapper}
+        test = {"is_train": False, "tfm": self._transform(cfg, False, custom_tfm_test), "wrapper": dataset_wrapper}
+        nodes = cfg.DATALOADER
+        self.train_loader_x = self._loader(cfg, nodes.TRAIN_X, self.dataset.train_x, **train)
+        node_u = nodes.TRAIN_X if nodes.TRAIN_U.SAME_AS_X else nodes.TRAIN_U
+        self.train_loader_u = self._loader(cfg, node_u, self.dataset.train_u, **train)
+        set_stream(self.train_loader_u, "train_u")
+        self.val_loader = self._loader(cfg, nodes.TEST, self.dataset.val, **test)
+        self.test_loader = self._loader(cfg, nodes.TEST, self.dataset.test, **test)
         if cfg.VERBOSE:
             self.show_dataset_summary(cfg)
+
+    @staticmethod
+    def _loader(
+        cfg: CfgNode, node: CfgNode, data_source: Sequence[Datum] | None, is_train: bool, tfm: Any, wrapper: Any
+    ) -> DataLoader | None:
+        """Return the loader of one list by a node of ``DATALOADER``, None for a list that the data set does not have."""
+        if not data_source:
+            return None
+        groups = {"n_domain": node.get("N_DOMAIN", 0), "n_ins": node.get("N_INS", 0)}
+        settings = {"is_train": is_train, "tfm": tfm, "dataset_wrapper": wrapper, **groups}
+        return build_data_loader(cfg, node.SAMPLER, data_source, node.BATCH_SIZE, **settings)
 
     @staticmethod
     def _transform(cfg: CfgNode, is_train: bool, custom: Any) -> Any:
@@ -207,10 +205,3 @@ class DataManager:
         rule = f"{'-' * left}  {'-' * right}"
         lines = (f"{name:<{left}}  {value:<{right}}".rstrip() for name, value in rows.items())
         logger.info("%s", "\n".join([rule, *lines, rule]))
-
-
-def _rename_stream(loader: DataLoader, stream: str) -> None:
-    """Give a loader random streams of its own: another order than that of an equally long list."""
-    clock = getattr(loader.sampler, "clock", None)
-    if clock is not None:
-        clock.stream = stream

@@ -1,6 +1,7 @@
 """The order in which samples are visited, and the clock that makes it a function of (seed, epoch)."""
 
 from collections.abc import Iterator, Sized
+from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
 import torch
@@ -15,8 +16,9 @@ SAMPLERS = ("RandomSampler", "SequentialSampler")
 class EpochClock:
     """Counts the passes over the training data, for the sampler, the data set and its worker processes alike.
 
-    Order and augmentation take their random streams from it, so they depend on the seed of the run and the number of the pass
-    only: not on the number of workers, nor on what drew random numbers before.  The count lives in shared memory, for workers.
+    Order and augmentation take their random streams from it, so they depend on the seed of the run and the number of the
+    pass only: not on the number of workers, nor on what drew random numbers before.  The count lives in shared memory,
+    where workers see it.
 
     Args:
         seed: seed of the run.
@@ -26,12 +28,12 @@ class EpochClock:
     def __init__(self, seed: int, stream: str = "train_x") -> None:
         self.seed = seed
         self.stream = stream
-        self._passes = torch.tensor([0, 0]).share_memory_()  # the present pass, the next one
+        self._passes = RawArray("q", [0, 0])  # the present pass, the next one
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "EpochClock":
         """A copied loader counts for itself, in shared memory of its own."""
         clock = EpochClock(self.seed, self.stream)
-        clock._passes.copy_(self._passes)
+        clock._passes[:] = self._passes[:]
         return memo.setdefault(id(self), clock)
 
     def set_next(self, number: int) -> None:
@@ -45,7 +47,7 @@ class EpochClock:
 
     def seed_for(self, *purpose: str | int) -> int:
         """Return the seed for one purpose within the present pass."""
-        return stream_seed(self.seed, self.stream, int(self._passes[0]), *purpose)
+        return stream_seed(self.seed, self.stream, self._passes[0], *purpose)
 
 
 class EpochRandomSampler(RandomSampler):
@@ -61,11 +63,21 @@ class EpochRandomSampler(RandomSampler):
         yield from torch.randperm(len(self.data_source), generator=generator).tolist()
 
 
+def _clock(loader: DataLoader | None) -> EpochClock | None:
+    """Return the clock of a loader, if it has one."""
+    return getattr(getattr(loader, "sampler", None), "clock", None)
+
+
 def set_epoch(loader: DataLoader | None, epoch: int) -> None:
     """Say that the next pass over ``loader`` is number ``epoch``.  Nothing happens to a loader without a clock."""
-    clock = getattr(getattr(loader, "sampler", None), "clock", None)
-    if clock is not None:
+    if (clock := _clock(loader)) is not None:
         clock.set_next(epoch)
+
+
+def set_stream(loader: DataLoader | None, stream: str) -> None:
+    """Give ``loader`` random streams of its own, so that equally long lists are not visited in the same order."""
+    if (clock := _clock(loader)) is not None:
+        clock.stream = stream
 
 
 def build_sampler(

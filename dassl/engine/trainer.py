@@ -52,6 +52,7 @@ class SimpleTrainer(TrainerBase):
         history: a dictionary per completed epoch: ``epoch`` (from 1), ``lr``, averages of what the steps reported.
         train_seconds: time spent in epochs so far, those before an interruption included.
         best_result: the best result on the validation set.
+        last_result: what the last call of :meth:`test` returned; None before the first.
     """
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -67,6 +68,7 @@ class SimpleTrainer(TrainerBase):
         self.history: list[dict[str, float]] = []
         self.train_seconds = 0.0
         self.best_result = float("-inf")
+        self.last_result: float | None = None
         self._epoch_start = time.time()
         self.build_data_loader()
         self.build_model()
@@ -182,7 +184,8 @@ class SimpleTrainer(TrainerBase):
         if not selecting:
             record = make_record(self, split, results, time.perf_counter() - start)
             write_json(record, os.path.join(self.output_dir, "metrics.json"))
-        return next(iter(results.values()))
+        self.last_result = next(iter(results.values()))
+        return self.last_result
 
     def _test_data(self, split: str) -> tuple[str, DataLoader]:
         """Return name and loader of a split; the test set stands in for a validation set that is not there."""

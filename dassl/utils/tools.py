@@ -146,12 +146,10 @@ def did_you_mean(name: str, choices: Iterable[str], what: str, list_all: bool = 
     choices = list(choices)
     lowered = {choice.lower(): choice for choice in reversed(choices)}
     near = [lowered[key] for key in difflib.get_close_matches(str(name).lower(), list(lowered), n=3, cutoff=0.5)]
-    sentence = f'unknown {what} "{name}"'
-    if near:
-        sentence += f": do you mean {near}?"
-    if list_all:
-        sentence += f" It must be one of {choices}" if choices else f" No {what} is registered."
-    return sentence
+    sentence = f'unknown {what} "{name}"' + (f": do you mean {near}?" if near else ".")
+    if not list_all:
+        return sentence
+    return f"{sentence} It must be one of {choices}" if choices else f"{sentence} There is none."
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str:

@@ -252,7 +252,7 @@ def check_labels(dataset: str, train_x: list[Datum] | None, **others: list[Datum
     """
     if not train_x:
         raise ValueError(f"{dataset}: there is no training data (train_x is empty)")
-    names = dict(DatasetBase.get_lab2cname(train_x)[0])
+    names, _ = DatasetBase.get_lab2cname(train_x)
     if sorted(names) != list(range(len(names))):
         missing = sorted(set(range(max(names) + 1)) - set(names))
         raise ValueError(f"{dataset}: training labels must be 0..C-1; {sorted(names)[:3]}.. lack {missing[:10]}")
