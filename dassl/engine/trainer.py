@@ -32,10 +32,9 @@ from dassl.utils import (
     check_availability,
     choose_device,
     mkdir_if_missing,
-    on_gpu,
     write_json,
 )
-from dassl.utils.torchtools import BEST
+from dassl.utils.torchtools import BEST, reset_peak_memory
 
 __all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "TrainerBase", "TrainerX", "TrainerXU"]
 
@@ -59,8 +58,7 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         self.check_cfg(cfg)
         self.device = choose_device(cfg.USE_CUDA)
-        if on_gpu(self.device):
-            torch.cuda.reset_peak_memory_stats(self.device)
+        reset_peak_memory(self.device)
         self.start_epoch = self.epoch = 0
         self.max_epoch = cfg.OPTIM.MAX_EPOCH
         self.output_dir = cfg.OUTPUT_DIR

@@ -49,6 +49,13 @@ def device_name(device: torch.device) -> str:
     return f"{device} ({torch.cuda.get_device_name(device)})" if on_gpu(device) else str(device)
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to count the peak of a GPU's memory anew."""
+    if on_gpu(device):
+        torch.cuda.init()  # the count can only be reset once CUDA runs
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory(device: torch.device) -> dict[str, int]:
     """Return the most bytes that this process has used: on the host ever, on a GPU since its count was reset."""
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
