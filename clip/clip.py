@@ -15,7 +15,8 @@ from clip.model import CLIP, from_state_dict
 from clip.precision import HOST, convert_weights, default_device
 from clip.simple_tokenizer import END, START, SimpleTokenizer
 
-_MODELS = weights.OPENAI_MODELS
+# names that third-party trainers look up and hand to `_download`; the carried ones are files already
+_MODELS = {**weights.OPENAI_MODELS, **{name: str(path) for name, path in weights.CARRIED_MODELS.items()}}
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -32,12 +33,12 @@ def tokenizer() -> SimpleTokenizer:
 
 def available_models() -> list[str]:
     """Names that `load` accepts."""
-    return [*_MODELS, *weights.CARRIED_MODELS]
+    return list(_MODELS)
 
 
 def _download(url: str, root: str | None = None) -> str:
-    """Path of the verified local copy of a weights address; see `clip.weights.download`."""
-    return weights.download(url, root)
+    """Path of the verified local copy of a weights address (see `clip.weights.download`); a path stays what it is."""
+    return weights.download(url, root) if "://" in url else url
 
 
 def locate(name: str, root: str | None = None) -> str:
@@ -46,8 +47,6 @@ def locate(name: str, root: str | None = None) -> str:
     Raises:
         ValueError: neither a known name nor a file; the sentence has the nearest name and lists all.
     """
-    if name in weights.CARRIED_MODELS:
-        return str(weights.CARRIED_MODELS[name])
     if name in _MODELS:
         return _download(_MODELS[name], root) if root else _download(_MODELS[name])
     if Path(name).is_file():
@@ -60,23 +59,29 @@ def locate(name: str, root: str | None = None) -> str:
 
 
 def build_model(state_dict: Mapping[str, Tensor], design_details: Mapping | None = None) -> CLIP:
-    """A CLIP from OpenAI-format weights, converted to half precision as OpenAI's package does.
+    """A CLIP for trainers written by others, in the conventions of OpenAI's package and in half precision as there.
 
-    `design_details` (a convention of later repositories) asks for prompts built into the towers. A design without any
-    is the plain model; every other one is refused, because here prompts are arguments of the towers, not part of them.
+    Transformers take tokens sequence first and hold their mask: see `clip.design_details`.
+
+    Args:
+        state_dict: OpenAI-format weights.
+        design_details: the prompts that are to be part of the towers, as the MaPLe family names them; None for none.
 
     Raises:
-        ValueError: unknown format, or a design with prompts in the towers.
+        ValueError: unknown format, or visual prompts for a ResNet.
     """
-    depths = {key: value for key, value in (design_details or {}).items() if key != "trainer" and value}
-    if depths:
-        raise ValueError(f"design_details asks for prompts inside the towers ({depths}); this CLIP builds none")
-    model = from_state_dict(state_dict)
+    model = _in_openai_conventions(state_dict, design_details)
     convert_weights(model)
     return model
 
 
-def read_model(file: str | Path) -> CLIP:
+def _in_openai_conventions(state_dict: Mapping[str, Tensor], design_details: Mapping | None = None) -> CLIP:
+    from clip import design_details as conventions
+
+    return conventions.build(state_dict, design_details)
+
+
+def read_model(file: str | Path, build: Callable[[Mapping[str, Tensor]], CLIP] = from_state_dict) -> CLIP:
     """A float32 CLIP from a weights file.
 
     Raises:
@@ -85,7 +90,7 @@ def read_model(file: str | Path) -> CLIP:
     """
     state_dict = weights.read_state_dict(file)
     try:
-        return from_state_dict(state_dict)
+        return build(state_dict)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error
 
@@ -110,7 +115,7 @@ def preprocess(size: int) -> Callable[[Image.Image], Tensor]:
 def load(
     name: str, device: str | torch.device | None = None, jit: bool = False, download_root: str | None = None
 ) -> tuple[CLIP, Callable[[Image.Image], Tensor]]:
-    """A named CLIP (or one from a file) and its image transform.
+    """A named CLIP (or one from a file) in OpenAI's conventions (see `build_model`), and its image transform.
 
     Args:
         name: one of `available_models()` or the path of a weights file.
@@ -124,7 +129,7 @@ def load(
     if jit:
         raise ValueError("jit=True is not supported: the model is built from its weights (use jit=False)")
     device = torch.device(device) if device else default_device()
-    model = read_model(locate(name, download_root)).to(device)
+    model = read_model(locate(name, download_root), _in_openai_conventions).to(device)
     if device.type != HOST.type:
         convert_weights(model)
     return model, preprocess(model.visual.input_resolution)

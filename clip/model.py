@@ -6,7 +6,7 @@ Shape legend: N sequences, T tokens, L text tokens, D tower width, E embedding w
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
@@ -396,8 +396,13 @@ def _resnet_sizes(state_dict: Mapping[str, Tensor]) -> dict:
     }
 
 
-def from_state_dict(state_dict: Mapping[str, Tensor]) -> CLIP:
+def from_state_dict(state_dict: Mapping[str, Tensor], kind: Callable[..., CLIP] = CLIP) -> CLIP:
     """An evaluation-mode float32 CLIP of the sizes that the state dict has, holding its weights.
+
+    Args:
+        state_dict: OpenAI-format weights.
+        kind: makes the model from the arguments of `CLIP`, on the meta device. What it puts on a real device has values
+            and need not be among the weights.
 
     Raises:
         ValueError: the state dict is not an OpenAI CLIP's, or keys are missing, left over or of another shape (named).
@@ -405,15 +410,17 @@ def from_state_dict(state_dict: Mapping[str, Tensor]) -> CLIP:
     weights = {k: v for k, v in state_dict.items() if k not in ("input_resolution", "context_length", "vocab_size")}
     sizes = architecture(weights)
     with torch.device("meta"):
-        model = CLIP(**sizes)
-    shapes = {key: value.shape for key, value in model.state_dict().items()}
+        model = kind(**sizes)
+    own = model.state_dict()
+    shapes = {key: value.shape for key, value in own.items()}
     problems = {
-        "missing": [key for key in shapes if key not in weights],
+        "missing": [key for key, value in own.items() if value.is_meta and key not in weights],
         "not used": [key for key in weights if key not in shapes],
         "of another shape": [key for key, value in weights.items() if shapes.get(key, value.shape) != value.shape],
     }
     if any(problems.values()):
         said = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
         raise ValueError(f"weights do not fit the architecture they imply ({sizes}); {said}")
-    model.load_state_dict({k: full(v) if v.is_floating_point() else v for k, v in weights.items()}, assign=True)
+    full_weights = {k: full(v) if v.is_floating_point() else v for k, v in weights.items()}
+    model.load_state_dict(full_weights, strict=False, assign=True)
     return model.eval()

@@ -101,11 +101,3 @@ def test_width_that_heads_do_not_divide_is_refused():
     state = random_state({**VIT, "transformer_width": 96})
     with pytest.raises(ValueError, match="96"):
         architecture(state)
-
-
-def test_design_details():
-    state = random_state(VIT)
-    details = {"trainer": "CoOp", "vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
-    assert isinstance(build_model(dict(state), details), CLIP)
-    with pytest.raises(ValueError, match="vision_depth"):
-        build_model(dict(state), {**details, "vision_depth": 12})
