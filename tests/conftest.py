@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -28,6 +29,13 @@ def parity_dir() -> Path:
 def _one_thread():
     """Results must not depend on the number of threads of the machine that runs the tests."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """Messages reach pytest's capture even if an earlier run in this process sent them to standard output only."""
+    for name in ("dassl", "datasets"):
+        monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 
 @pytest.fixture(scope="session")

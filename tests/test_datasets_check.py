@@ -18,6 +18,8 @@ from dassl.data.datasets import DATASET_REGISTRY
 from datasets import catalogue, check, imagenet_family
 from datasets.fewshot import Counts
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 
 @pytest.fixture
 def eurosat(tmp_path, monkeypatch) -> Path:

@@ -19,6 +19,8 @@ from datasets import caches
 from datasets.fewshot import FewShotDataset
 from datasets.splits import Item, Split, subsample_split
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 
 @pytest.fixture
 def eurosat(tmp_path) -> Path:
@@ -235,17 +237,22 @@ def test_stale_imagenet_listing_is_ignored(tmp_path, caplog):
 
 
 EIGHT = """
-import os, sys, time
+import hashlib, os, sys, time
 sys.path[:0] = sys.argv[2:]
 from dataset_trees import load, rows
 start = time.time() + 0.3
 for number in range(8):
     if os.fork() == 0:
-        time.sleep(start - time.time())
-        dataset = load("EuroSAT", sys.argv[1], shots=2)
-        os.write(1, ("lists " + repr((rows(dataset, "train_x"), rows(dataset, "test"))) + chr(10)).encode())
-        os._exit(0)
-sys.exit(max(os.wait()[1] for _ in range(8)))
+        status = 1
+        try:
+            time.sleep(max(0, start - time.time()))
+            dataset = load("EuroSAT", sys.argv[1], shots=2)
+            lists = repr((rows(dataset, "train_x"), rows(dataset, "test")))
+            os.write(1, f"lists {hashlib.sha256(lists.encode()).hexdigest()}\\n".encode())
+            status = 0
+        finally:
+            os._exit(status)
+sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(8)))
 """
 
 

@@ -13,6 +13,8 @@ from dassl.config import get_cfg_default, merge_file
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets.fewshot import FewShotDataset
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 SPLIT_FILE = ["Caltech101", "OxfordPets", "EuroSAT", "DescribableTextures", "StanfordCars", "OxfordFlowers", "Food101"]
 SPLIT_FILE += ["SUN397", "UCF101"]
 EVALUATION = ["ImageNetV2", "ImageNetSketch", "ImageNetA", "ImageNetR"]

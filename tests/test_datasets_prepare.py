@@ -22,6 +22,8 @@ from datasets import catalogue, fetch, imagenet_archives, prepare
 from datasets.fewshot import Counts
 from datasets.sources import Download, Part
 
+pytestmark = pytest.mark.usefixtures("heard")
+
 
 class Server(ThreadingHTTPServer):
     """Files by path; `cuts` breaks the connection after half of what was asked, so many times."""
