@@ -9,8 +9,13 @@ Trainers, data sets and their configuration keys are found by being in their fol
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, ConnectionError)  # answered with one sentence
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -20,6 +25,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--output-dir", default="", help="folder of log.txt, metrics.json and checkpoints")
     parser.add_argument("--resume", default="", help="output folder of the run to go on with (default: --output-dir)")
     parser.add_argument("--seed", type=int, default=-1, help="seed of draws, order, augmentation, initial values")
+    parser.add_argument("--seeds", default="", help="several seeds at once, such as 1-20 or 1,2,5: OUTPUT_DIR/seed<N>")
     parser.add_argument("--source-domains", nargs="+", default=[], help="source domains of the data set")
     parser.add_argument("--target-domains", nargs="+", default=[], help="target domains of the data set")
     parser.add_argument("--transforms", nargs="+", default=[], help="names of the training transforms")
@@ -45,11 +51,13 @@ def build_config(args: argparse.Namespace):
     """
     import datasets
     import trainers  # noqa: F401  (registers what is in the folder)
-    from dassl.config import declare_trainer_keys, get_cfg_default, merge_file, merge_opts
+    from dassl.config import admit_foreign_keys, declare_trainer_keys, get_cfg_default, merge_file, merge_opts
 
     cfg = get_cfg_default()
     declare_trainer_keys(cfg)
     datasets.declare_keys(cfg)
+    if args.trainer:
+        admit_foreign_keys(cfg, args.trainer)
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)
@@ -101,9 +109,56 @@ def run(args: argparse.Namespace) -> float | None:
             return trainer.test()
         if not args.no_train:
             trainer.train()
-        return trainer.best_result
+        return trainer.last_result
     finally:
         close_logger()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`1-3,7` as [1, 2, 3, 7]; ValueError for anything else, or a seed that is there twice."""
+    seeds = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not (first.isdigit() and (last.isdigit() or not dash)):
+            raise ValueError(f"--seeds {text!r}: write seeds as 1-20 or 1,2,5")
+        seeds += range(int(first), int(last or first) + 1)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text!r} names a seed twice")
+    return seeds
+
+
+def run_seeds(args: argparse.Namespace) -> list[float | None]:
+    """Carry out one command line for several seeds in this process, their training steps computed together.
+
+    Each seed writes what it would write alone, to OUTPUT_DIR/seed<N>, and reads from MODEL_DIR/seed<N>. The screen
+    shows the first seed.
+
+    Raises:
+        ExceptionGroup: some seeds failed; the others are complete.
+    """
+    from trainers.stacked import run_together
+
+    def body(seed: int, shown: bool):
+        places = {key: str(Path(folder) / f"seed{seed}") for key in ("output_dir", "model_dir", "resume")
+                  if (folder := getattr(args, key))}  # fmt: skip
+        own = argparse.Namespace(**{**vars(args), **places, "seed": seed, "seeds": ""})
+
+        def go() -> float | None:
+            if shown:
+                return run(own)
+            with open(os.devnull, "w", encoding="utf-8") as silence, redirect_stdout(silence):
+                return run(own)
+
+        return go
+
+    seeds = parse_seeds(args.seeds)
+    results = run_together([body(seed, index == 0) for index, seed in enumerate(seeds)])
+    failed = [(seed, result) for seed, result in zip(seeds, results, strict=True) if isinstance(result, Exception)]
+    if failed:
+        for seed, error in failed:
+            error.add_note(f"seed {seed}")
+        raise ExceptionGroup(f"{len(failed)} of {len(seeds)} seeds failed", [error for _, error in failed])
+    return results
 
 
 def print_start(args: argparse.Namespace, cfg) -> None:
@@ -121,9 +176,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)
     try:
-        run(args)
-    except (ValueError, FileNotFoundError, FloatingPointError, ConnectionError) as error:
+        run_seeds(args) if args.seeds else run(args)
+    except MISTAKES as error:
         print(f"train.py: {error}", file=sys.stderr)
+        return 2
+    except ExceptionGroup as group:
+        mistakes, others = group.split(MISTAKES)
+        if others:
+            raise
+        for error in mistakes.exceptions:
+            print(f"train.py: {', '.join(error.__notes__)}: {error}", file=sys.stderr)
         return 2
     return 0
 

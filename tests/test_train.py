@@ -86,6 +86,33 @@ def test_resuming_equals_an_uninterrupted_run(call, tmp_path):
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
 
 
+def test_stacked_seeds_equal_separate_runs(call, tmp_path):
+    opts = ["OPTIM.LR", "0.1"]
+    assert call("--config-file", str(APEX), "--seeds", "1-3", out="stacked", opts=opts) == (0, "")
+    for seed in ("1", "2", "3"):
+        assert call("--config-file", str(APEX), "--seed", seed, out=f"alone{seed}", opts=opts) == (0, "")
+        folders = tmp_path / "stacked" / f"seed{seed}", tmp_path / f"alone{seed}"
+        one, two = (torch.load(f / "VLPromptLearner" / "model.pth.tar-2", weights_only=True) for f in folders)
+        for key, value in one["state_dict"].items():
+            torch.testing.assert_close(value, two["state_dict"][key], rtol=1e-5, atol=1e-6)
+        assert {**one["config"], "OUTPUT_DIR": ""} == {**two["config"], "OUTPUT_DIR": ""}
+        one, two = (metrics(folder) for folder in folders)
+        for key in ("accuracy", "per_class", "apex", "seed", "split_hash", "config_hash"):
+            assert one[key] == two[key]
+        assert [e["loss"] for e in one["history"]] == pytest.approx([e["loss"] for e in two["history"]], rel=1e-5)
+        assert (folders[0] / "log.txt").read_text().count("Finished training") == 1
+
+
+def test_a_failing_seed_leaves_the_others_whole(call, tmp_path):
+    (tmp_path / "stacked").mkdir()
+    (tmp_path / "stacked" / "seed2").write_text("a file where a folder must be")
+    argv = ["--seeds", "1,2,3"]
+    with pytest.raises(ExceptionGroup, match="1 of 3 seeds failed"):
+        call(*argv, out="stacked")
+    assert metrics(tmp_path / "stacked" / "seed3")["epoch"] == 2
+    assert call("--seeds", "3-1-2")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("trainer", "backbone", "opts", "expected"),
     [

@@ -21,6 +21,7 @@ from dassl.engine.record import plain
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, stream_seed
 from trainers.method import Method
+from trainers.stacked import loss_and_gradients
 from trainers.templates import DEFAULT, fill
 
 logger = logging.getLogger(__name__)
@@ -66,13 +67,17 @@ class MethodTrainer(TrainerX):
         node: the child of `TRAINER` that holds the method's keys, `PREC` among them.
         registered: the directory name of its checkpoints.
         lr_per_step: whether the learning rate moves on after each batch rather than each epoch.
+        stackable: whether its steps may be computed together with those of other seeds (`trainers.stacked`): a trainer
+            that replaces `backward`, or whose loss depends on more than parameters, images and labels, may not.
         CONFIG: default configuration nodes, by their name under `TRAINER`.
     """
 
     node = ""
     registered = "prompt_learner"
     lr_per_step = False
+    stackable = True
     CONFIG: dict[str, CfgNode] = {}
+    replaceable = True  # a dropped-in trainer of the same name takes its place
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """The method for these classes, from this trainer's keys (`self.settings`)."""
@@ -116,9 +121,15 @@ class MethodTrainer(TrainerX):
             self.register_model(self.registered, self.model, self.optim, self.sched)
 
     def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
-        """The optimiser over what is trained, and the schedule of its learning rate, as OPTIM says."""
-        optim = build_optimizer(trainable, self.cfg.OPTIM)
-        return optim, build_lr_scheduler(optim, self.cfg.OPTIM)
+        """The optimiser over what is trained, and the schedule of its learning rate, as OPTIM says.
+
+        Where `lr_per_step`, the schedule's epochs are steps.
+        """
+        optim, node = build_optimizer(trainable, self.cfg.OPTIM), self.cfg.OPTIM.clone()
+        if self.lr_per_step:
+            node.defrost()
+            node.MAX_EPOCH = self.max_epoch * len(self.train_loader_x)
+        return optim, build_lr_scheduler(optim, node)
 
     def _warn_of_unknown_words(self, classnames: list[str]) -> None:
         """Say which class names have words whose embedding was never trained (rows of zeros in the token table)."""
@@ -139,19 +150,17 @@ class MethodTrainer(TrainerX):
     def forward_backward(self, batch) -> dict:
         """One step on one batch; the learning rate moves on at the epoch's last batch (or each: `lr_per_step`)."""
         images, labels = self.parse_batch_train(batch)
-        with self.precision.autocast():
-            loss, summary = self.model.loss(images, labels)
-        self.backward_and_update(loss)
+        self.model_zero_grad()
+        _, summary = loss_and_gradients(self, images, labels)
+        self.model_update()
         if self.lr_per_step or self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return summary
 
-    def backward_and_update(self, loss: torch.Tensor) -> None:
-        """Backward (scaled where the precision asks for it) and one optimiser step."""
-        self.model_zero_grad()
+    def backward(self, loss: torch.Tensor) -> None:
+        """Give the gradients of a finite loss, scaled where the precision asks for it, to what is learned."""
         self.detect_anomaly(loss)
         self.precision.scaler.scale(loss).backward()
-        self.model_update()
 
     def model_update(self, names=None) -> None:
         """One optimiser step, through the precision's gradient scaler."""
