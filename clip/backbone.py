@@ -5,6 +5,7 @@ width.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from clip import clip, towers
 from clip.model import CLIP, from_state_dict
-from clip.towers import ImageTower, Prompts, TextTower
+from clip.precision import convert_weights
+from clip.towers import Delta, ImageTower, Prompts, TextTower
 
 
 class Backbone(nn.Module):
@@ -26,6 +28,10 @@ class Backbone(nn.Module):
         tokenize: sentences, context length -> token ids (N, context length).
         pixel_mean: channel means of the image normalisation, in units of the [0, 1] range.
         pixel_std: channel standard deviations, likewise.
+        interpolation: how images are resized: "bicubic" or "bilinear".
+        resize_mode: how the model was evaluated: images resized by their short side and cropped ("shortest"), or
+            squeezed into the square ("squash").
+        halve: converts the weights in place for half precision.
     """
 
     def __init__(
@@ -37,6 +43,9 @@ class Backbone(nn.Module):
         tokenize: Callable[..., Tensor],
         pixel_mean: Sequence[float] = clip.PIXEL_MEAN,
         pixel_std: Sequence[float] = clip.PIXEL_STD,
+        interpolation: str = "bicubic",
+        resize_mode: str = "shortest",
+        halve: Callable[[nn.Module], None] = convert_weights,
     ):
         super().__init__()
         self.name = name
@@ -45,6 +54,9 @@ class Backbone(nn.Module):
         self.text = text
         self.pixel_mean = tuple(pixel_mean)
         self.pixel_std = tuple(pixel_std)
+        self.interpolation = interpolation
+        self.resize_mode = resize_mode
+        self.halve = halve
         self._tokenize = tokenize
 
     @property
@@ -83,6 +95,11 @@ class Backbone(nn.Module):
         return self.text.context_length
 
     @property
+    def context_start(self) -> int:
+        """Position of a sentence's first word, where a learned context begins."""
+        return self.text.start
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.logit_scale.device
@@ -90,12 +107,27 @@ class Backbone(nn.Module):
     @property
     def logit_scale(self) -> Tensor:
         """The factor of the cosine, `exp` of the stored parameter; a scalar."""
-        return self.model.logit_scale.exp()
+        return self.model.logit_scale.exp().squeeze()
 
     @property
     def logit_bias(self) -> Tensor | None:
         """The bias of the logits, where the model has one."""
         return getattr(self.model, "logit_bias", None)
+
+    def adapted(self, image: Sequence[Delta | None] = (), text: Sequence[Delta | None] = ()) -> "Backbone":
+        """This backbone with something added to the projections of its blocks; the weights are the same ones.
+
+        Args:
+            image: one entry per image block, None where nothing is added; empty to leave the image tower as it is.
+            text: likewise for the text blocks.
+
+        Raises:
+            ValueError: a tower's blocks cannot be adapted.
+        """
+        other = copy(self)
+        other.image = towers.adapted(self.image, image) if image else self.image
+        other.text = towers.adapted(self.text, text) if text else self.text
+        return other
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (N, context length) on the backbone's device.
@@ -105,31 +137,31 @@ class Backbone(nn.Module):
         """
         return self._tokenize(texts, self.context_length).to(self.device)
 
+    def end_of_text(self, tokens: Tensor) -> Tensor:
+        """Position of each sentence's end token: (N, L) -> (N,)."""
+        return self.text.end(tokens)
+
     def token_embedding(self, tokens: Tensor) -> Tensor:
         """Ids (N, L) -> embeddings (N, L, D_t)."""
         return self.text.lookup(tokens)
 
     def encode_image(self, images: Tensor, prompts: Prompts = ()) -> Tensor:
         """Images (N, 3, H, W) -> features (N, E), not normalised; prompts as in `clip.towers.encode_image`."""
-        return towers.encode_image(self.image, images.to(self._dtype), prompts)
+        return towers.encode_image(self.image, images, prompts)
 
     def encode_text(self, tokens: Tensor, prompts: Prompts = ()) -> Tensor:
         """Token ids (N, L) -> features (N, E), not normalised, on the longest real length of the list."""
-        end = end_of_text(tokens)
+        end = self.end_of_text(tokens)
         return towers.encode_text(self.text, self.token_embedding(tokens[:, : int(end.max()) + 1]), end, prompts)
 
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
         """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> features (N, E), not normalised."""
-        return towers.encode_text(self.text, embeddings.to(self._dtype), end, prompts)
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return self.model.dtype
+        return towers.encode_text(self.text, embeddings, end, prompts)
 
 
 def end_of_text(tokens: Tensor) -> Tensor:
-    """Position of the end token, which has the largest id: (N, L) -> (N,)."""
-    return tokens.argmax(dim=-1)
+    """Position of the end token of OpenAI's tokenizer: (N, L) -> (N,)."""
+    return towers.largest_id(tokens)
 
 
 def openai_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Backbone:
@@ -142,10 +174,12 @@ def _of_openai(name: str, model: CLIP) -> Backbone:
 
 
 def load_backbone(name: str, path: str = "") -> Backbone:
-    """The frozen backbone of a configuration.
+    """The frozen backbone of a configuration. Its kind follows from the name alone.
 
     Args:
-        name: one of `clip.available_models()`, or the path of a weights file.
+        name: one of `clip.available_models()`, the path of an OpenAI-format weights file, or a name of open_clip:
+            `model:weights` (`ViT-B-16:laion2b_s34b_b88k`), `model` alone where it has one set of weights or `path`
+            gives them (`EVA02-B-16`, `coca_ViT-B-32`), `hf-hub:owner/repository`, `local-dir:folder`.
         path: the weights file, or a folder that holds (or receives) the named model's file; empty for the default.
 
     Raises:
@@ -153,5 +187,9 @@ def load_backbone(name: str, path: str = "") -> Backbone:
         FileNotFoundError: `path` does not exist.
         RuntimeError: a download failed; says what to put where.
     """
-    file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)
-    return _of_openai(name, clip.read_model(file))
+    if name in clip.available_models() or Path(name).is_file():
+        file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)
+        return _of_openai(name, clip.read_model(file))
+    from clip import openclip  # open_clip takes seconds to import: only who asks for it pays
+
+    return openclip.load(name, path)

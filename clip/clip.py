@@ -25,6 +25,14 @@ class ContextLengthError(ValueError, RuntimeError):
     """A text has more tokens than the context holds (a RuntimeError in OpenAI's package)."""
 
 
+def too_long(text: str, length: int, context_length: int) -> ContextLengthError:
+    """The error for a text of more tokens than fit."""
+    return ContextLengthError(
+        f"{text!r} is {length} tokens long, but the context holds {context_length}: shorten the class name or the "
+        "prompt"
+    )
+
+
 @lru_cache(maxsize=1)
 def tokenizer() -> SimpleTokenizer:
     """The one tokenizer of the process."""
@@ -149,10 +157,7 @@ def tokenize(texts: str | Sequence[str], context_length: int = 77, truncate: boo
         ids = [start, *bpe.encode(text), end]
         if len(ids) > context_length:
             if not truncate:
-                raise ContextLengthError(
-                    f"{text!r} is {len(ids)} tokens long, but the context holds {context_length}: shorten the class "
-                    "name or the prompt"
-                )
+                raise too_long(text, len(ids), context_length)
             ids = [*ids[: context_length - 1], end]
         row[: len(ids)] = torch.tensor(ids)
     return tokens

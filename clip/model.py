@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clip.precision import convert_weights as convert_weights
 from clip.precision import full
-from clip.towers import ImageTower, TextTower, encode_image, encode_text
+from clip.towers import Delta, ImageTower, TextTower, encode_image, encode_text, largest_id
 
 
 class LayerNorm(nn.LayerNorm):
@@ -49,11 +49,13 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """(N, T, D) -> (N, T, D); with `causal` no token sees a later one."""
+    def forward(self, x: Tensor, causal: bool = False, delta: Delta | None = None) -> Tensor:
+        """(N, T, D) -> (N, T, D); with `causal` no token sees a later one; `delta(x)` is added to the projections."""
         n, t, d = x.shape
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias).view(n, t, 3, self.heads, d // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
+        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+        if delta is not None:
+            qkv = qkv + delta(x)
+        q, k, v = qkv.view(n, t, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out_proj(mixed.transpose(1, 2).reshape(n, t, d))
 
@@ -70,9 +72,9 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        x = x + self.attn(self.ln_1(x), causal)
+    def forward(self, x: Tensor, causal: bool = False, delta: Delta | None = None) -> Tensor:
+        """(N, T, D) -> (N, T, D); `delta` as in `Attention`."""
+        x = x + self.attn(self.ln_1(x), causal, delta)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -116,7 +118,7 @@ class VisionTransformer(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> class and patch tokens (N, 1 + patches, D) with positions, before `ln_pre`."""
-        patches = self.conv1(images).flatten(2).transpose(1, 2)
+        patches = self.conv1(images.to(self.conv1.weight.dtype)).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.to(patches.dtype).expand(patches.shape[0], 1, -1)
         return torch.cat([class_token, patches], dim=1) + self.positional_embedding.to(patches.dtype)
 
@@ -134,6 +136,7 @@ class VisionTransformer(nn.Module):
             norm=self.ln_pre,
             blocks=tuple(self.transformer.resblocks),
             pool=self.pool,
+            adaptable=True,
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -223,7 +226,7 @@ class ModifiedResNet(nn.Module):
 
     def embed(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> feature map (N, 32 width, H / 32, W / 32)."""
-        x = images
+        x = images.to(self.conv1.weight.dtype)
         for conv, bn in ((self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)):
             x = self.relu(bn(conv(x)))
         x = self.avgpool(x)
@@ -305,11 +308,15 @@ class CLIP(nn.Module):
             width=self.transformer.width,
             output_dim=self.text_projection.shape[1],
             context_length=self.context_length,
-            lookup=lambda tokens: self.token_embedding(tokens).to(self.dtype),
-            embed=lambda x: x + self.positional_embedding[: x.shape[1]].to(x.dtype),
+            lookup=self.token_embedding,
+            embed=self._embed_text,
             blocks=tuple(partial(block, causal=True) for block in self.transformer.resblocks),
             pool=self._pool_text,
+            adaptable=True,
         )
+
+    def _embed_text(self, x: Tensor) -> Tensor:
+        return x.to(self.dtype) + self.positional_embedding[: x.shape[1]].to(self.dtype)
 
     def _pool_text(self, x: Tensor, end: Tensor) -> Tensor:
         rows = torch.arange(x.shape[0], device=x.device)
@@ -317,11 +324,11 @@ class CLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> features (N, E), not normalised."""
-        return self.visual(images.to(self.dtype))
+        return self.visual(images)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Token ids (N, L) -> features (N, E), not normalised; runs on the longest real length only."""
-        tower, end = self.text_tower(), tokens.argmax(dim=-1)
+        tower, end = self.text_tower(), largest_id(tokens)
         return encode_text(tower, tower.lookup(tokens[:, : int(end.max()) + 1]), end)
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """The one place that names number formats and devices: what the frozen towers compute in, and where."""
 
 import logging
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -28,6 +27,15 @@ def convert_weights(model: nn.Module) -> None:
         for name, parameter in module.named_parameters(recurse=False):
             if attention or isinstance(module, (nn.Conv2d, nn.Linear)) or name in names:
                 parameter.data = parameter.data.half()
+
+
+def convert_all(model: nn.Module) -> None:
+    """Convert, in place, everything but the scale and the bias of the logits to half precision."""
+    model.half()
+    for name in ("logit_scale", "logit_bias"):
+        parameter = getattr(model, name, None)
+        if parameter is not None:
+            parameter.data = full(parameter.data)
 
 
 class Precision:
@@ -61,14 +69,19 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)
 
-    def prepare(self, model: nn.Module, halve: Callable[[nn.Module], None] = convert_weights) -> nn.Module:
-        """Move a frozen model to the device, in evaluation mode, in the format its weights have in this mode."""
-        model.requires_grad_(False).eval().to(self.device)
+    def prepare(self, backbone: nn.Module) -> nn.Module:
+        """Move a frozen backbone to the device, in evaluation mode, in the format its weights have in this mode."""
+        backbone.requires_grad_(False).eval().to(self.device)
         if self.name == "fp16":
-            halve(model)
-        return model
+            backbone.halve(backbone.model)
+        return backbone
 
 
 def full(x: Tensor) -> Tensor:
     """The tensor in float32: features are compared, mixed and scaled in full precision in every mode."""
     return x.float()
+
+
+def whole(x: Tensor) -> AbstractContextManager:
+    """A context without autocast on the device of x: products of features are computed in float32 in every mode."""
+    return torch.autocast(x.device.type, enabled=False)

@@ -9,13 +9,20 @@ width.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 Block = Callable[[Tensor], Tensor]
 Prompts = Sequence[Tensor | None]
+Delta = Callable[[Tensor], Tensor]  # a block's normalised input (N, T, D) -> (N, T, 3 D)
+
+
+def largest_id(tokens: Tensor) -> Tensor:
+    """Position of the end token of OpenAI's tokenizer, which has the largest id: (N, L) -> (N,)."""
+    return tokens.argmax(dim=-1)
 
 
 @dataclass(frozen=True)
@@ -26,10 +33,12 @@ class ImageTower:
         width: D, or None where the tower has no token slots (a ResNet).
         output_dim: E.
         image_size: height and width of the images that the tower takes, in pixels.
-        embed: images (N, 3, H, W) -> tokens (N, T, D), positions added, before the normalisation of the input.
+        embed: images (N, 3, H, W) of any precision -> tokens (N, T, D) in the tower's, positions added, before the
+            normalisation of the input.
         norm: the normalisation before the first block (the identity where there is none).
-        blocks: callables (N, T, D) -> (N, T, D).
-        pool: tokens (N, T + n, D) -> features (N, E), not normalised.
+        blocks: callables (N, T + n, D) -> (N, T + n, D); the last n tokens are prompts.
+        pool: tokens (N, T + n, D) -> features (N, E), not normalised; read from the tower's own T tokens.
+        adaptable: whether each block takes `delta`, what is added to its query, key and value projections.
     """
 
     width: int | None
@@ -39,20 +48,29 @@ class ImageTower:
     norm: Callable[[Tensor], Tensor]
     blocks: Sequence[Block]
     pool: Callable[[Tensor], Tensor]
+    adaptable: bool = False
 
 
 @dataclass(frozen=True)
 class TextTower:
     """The steps of a text tower.
 
+    L may be any length that reaches the last end token of the batch. What the full context would have after it either
+    cannot change the result (causal attention) or is put back by `embed`, which then returns more than L tokens.
+
     Attributes:
         width: D.
         output_dim: E.
         context_length: the longest sentence in tokens.
         lookup: token ids (N, L) -> embeddings (N, L, D).
-        embed: embeddings (N, L, D) -> tokens, positions added.
-        blocks: callables (N, L, D) -> (N, L, D), causal.
-        pool: tokens (N, L, D), positions of the end token (N,) -> features (N, E), not normalised.
+        embed: embeddings (N, L, D) of any precision -> tokens (N, T, D) in the tower's, positions added, T >= L.
+        blocks: callables (N, T, D) -> (N, T, D).
+        pool: tokens (N, T, D), positions of the end token (N,) -> features (N, E), not normalised.
+        end: token ids (N, L) -> positions of the end token (N,).
+        start: position of the first word, where a learned context begins: 1 after a start token, 0 without one.
+        bind: tokens (N, T, D), end positions (N,) -> the blocks for these sentences, where their attention mask depends
+            on them.
+        adaptable: whether each block takes `delta`, what is added to its query, key and value projections.
     """
 
     width: int
@@ -62,6 +80,26 @@ class TextTower:
     embed: Callable[[Tensor], Tensor]
     blocks: Sequence[Block]
     pool: Callable[[Tensor, Tensor], Tensor]
+    end: Callable[[Tensor], Tensor] = largest_id
+    start: int = 1
+    bind: Callable[[Tensor, Tensor], Sequence[Block]] | None = None
+    adaptable: bool = False
+
+
+def adapted(tower: ImageTower | TextTower, deltas: Sequence[Delta | None]) -> ImageTower | TextTower:
+    """The tower with something added to the projections of its blocks: one entry per block, None where nothing is.
+
+    The blocks themselves are not changed.
+
+    Raises:
+        ValueError: the tower's blocks cannot be adapted.
+    """
+    if not tower.adaptable:
+        raise ValueError("this tower has no attention blocks of OpenAI's kind, whose projections could be adapted")
+    pairs = zip(tower.blocks, deltas, strict=True)
+    return replace(
+        tower, blocks=tuple(block if delta is None else partial(block, delta=delta) for block, delta in pairs)
+    )
 
 
 def _per_sample(prompt: Tensor, x: Tensor) -> Tensor:
@@ -109,7 +147,7 @@ def encode_image(tower: ImageTower, images: Tensor, prompts: Prompts = ()) -> Te
             f"{tower.image_size}x{tower.image_size}: set INPUT.SIZE to ({tower.image_size}, {tower.image_size})"
         )
     if prompts and tower.width is None:
-        raise ValueError("a ResNet image tower has no token slots for visual prompts: choose a ViT backbone")
+        raise ValueError("this image tower is no ViT: it has no token slots for visual prompts; choose a ViT backbone")
     x = tower.embed(images)
     start = x.shape[1]
     if prompts and prompts[0] is not None:
@@ -123,8 +161,11 @@ def encode_text(tower: TextTower, embeddings: Tensor, end: Tensor, prompts: Prom
     Args:
         tower: the text tower.
         embeddings: (N, L, D) token embeddings, learned context already in place. L may be any length that reaches the
-            last end token: attention is causal, so what follows it cannot change the result.
+            last end token: what follows it cannot change the result.
         end: (N,) position of each sentence's end token.
-        prompts: entries 1, 2, ... replace positions 1..n before their block; entry 0 is ignored (it is the context).
+        prompts: entries 1, 2, ... replace the n positions from `tower.start` before their block; entry 0 is ignored (it
+            is the context).
     """
-    return tower.pool(run_blocks(tower.blocks, tower.embed(embeddings), prompts, start=1), end)
+    x = tower.embed(embeddings)
+    blocks = tower.bind(x, end) if tower.bind else tower.blocks
+    return tower.pool(run_blocks(blocks, x, prompts, tower.start), end)

@@ -1,0 +1,487 @@
+"""Backbones of the open_clip library: its models, as they are, described by the steps that the prompt loop runs.
+
+No model code is copied or subclassed: each function here reads a built model and returns callables over its modules.
+
+Shape legend: N sequences (images or sentences), T tokens, L text tokens, n prompt tokens, D tower width, E embedding
+width.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+from pickle import UnpicklingError
+
+import open_clip
+import torch
+from huggingface_hub import try_to_load_from_cache
+from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
+from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
+from open_clip.timm_model import TimmModel
+from open_clip.tokenizer import HFTokenizer
+from open_clip.transformer import VisionTransformer
+from safetensors import SafetensorError
+from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
+from timm.models.eva import Eva
+from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from torch import Tensor, nn
+
+from clip import clip
+from clip.backbone import Backbone
+from clip.precision import convert_all
+from clip.towers import ImageTower, TextTower, largest_id
+
+HUB, FOLDER = "hf-hub:", "local-dir:"
+SETTINGS = "open_clip_config.json"
+WEIGHTS = (HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME)
+DEFAULT_WEIGHTS = {"coca_ViT-B-32": "laion2b_s13b_b90k"}  # of several; the paper's choice
+
+Tokenize = Callable[[Sequence[str], int], Tensor]
+
+
+# -- where a name leads ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a name stands for.
+
+    Attributes:
+        name: the name in the configuration.
+        model: what open_clip's tokenizer factory calls the model.
+        config: open_clip's description of the architecture.
+        preprocess: mean, std, interpolation and resize_mode of the images.
+        weights: the local file.
+    """
+
+    name: str
+    model: str
+    config: dict
+    preprocess: Mapping
+    weights: Path
+
+
+def load(name: str, path: str = "") -> Backbone:
+    """A backbone by its open_clip name; see `clip.backbone.load_backbone`.
+
+    Raises:
+        ValueError: unknown name (with the nearest known one), a model whose text tower takes no context, or a file that
+            is damaged or holds another model.
+        FileNotFoundError: `path` does not exist.
+        RuntimeError: a download failed; says what to put where.
+    """
+    if path and not Path(path).exists():
+        raise FileNotFoundError(f"MODEL.BACKBONE.PATH is {path}, but there is no such file or folder")
+    source = resolve(name, path)
+    tokenize, end_id = tokenizer_of(source)
+    model = new_model(source.name, source.config)
+    load_weights(model, source.name, source.weights)
+    return backbone_of(source.name, model, source.config["embed_dim"], tokenize, end_id, source.preprocess)
+
+
+def resolve(name: str, path: str = "") -> Source:
+    """Find the architecture, the image constants and the weights file that a name and a path stand for."""
+    file = Path(path) if path and Path(path).is_file() else None
+    cache = path if path and file is None else None
+    if name.startswith(HUB):
+        return _of_repository(name, file, cache)
+    if name.startswith(FOLDER):
+        return _of_folder(name, file)
+    model, _, tag = name.partition(":")
+    model = model.replace("/", "-")
+    config = open_clip.get_model_config(model)
+    if config is None:
+        raise _unknown(name)
+    known = open_clip.list_pretrained_tags_by_model(model)
+    tag = tag or ("" if file else _only_tag(model, known))
+    pretrained = get_pretrained_cfg(model, tag) if tag else _common(model, known)
+    if tag and not pretrained:
+        near = get_close_matches(tag, known, n=1)
+        hint = f"did you mean {model}:{near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
+        raise ValueError(f"unknown weights {tag!r} of the backbone {model}: {hint}")
+    if pretrained.get("quick_gelu"):  # these weights were trained with it, whatever the architecture's default
+        config["quick_gelu"] = True
+    return Source(name, model, config, pretrained, file or _hub_weights(name, pretrained["hf_hub"], cache))
+
+
+def _only_tag(model: str, known: list[str]) -> str:
+    """The weights that a bare model name means."""
+    if model in DEFAULT_WEIGHTS:
+        return DEFAULT_WEIGHTS[model]
+    if len(known) == 1:
+        return known[0]
+    if not known:
+        raise ValueError(f"open_clip has no weights of {model}: name a file in MODEL.BACKBONE.PATH")
+    raise ValueError(
+        f"open_clip has several weights of {model}: write one of {', '.join(f'{model}:{tag}' for tag in known)}"
+    )
+
+
+def _common(model: str, known: list[str]) -> dict:
+    """The image constants that all weights of a model share, for a file without a tag."""
+    each = [get_pretrained_cfg(model, tag) for tag in known]
+    shared = {key: {tag.get(key) for tag in each} for key in ("mean", "std", "interpolation", "resize_mode")}
+    if any(len(values) > 1 for values in shared.values()):
+        raise ValueError(
+            f"the weights of {model} were trained with different image constants: say which the file has by writing "
+            f"one of {', '.join(f'{model}:{tag}' for tag in known)}"
+        )
+    return {key: value for key, values in shared.items() for value in values}
+
+
+def _unknown(name: str) -> ValueError:
+    models = open_clip.list_models()
+    tagged = open_clip.list_pretrained(as_str=True)
+    near = get_close_matches(name, [*clip.available_models(), *models, *tagged], n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else "."
+    return ValueError(
+        f"unknown backbone {name!r}{hint} Known: {', '.join(clip.available_models())}, a weights file's path, one of "
+        f"the {len(tagged)} model:weights names of open_clip ({tagged[-1]}, ...), hf-hub:owner/repository, "
+        "local-dir:folder"
+    )
+
+
+def _of_repository(name: str, file: Path | None, cache: str | None) -> Source:
+    repository = name.removeprefix(HUB)
+    settings = _read_settings(_hub_file(name, repository, SETTINGS, cache))
+    weights = file or _hub_weights(name, f"{repository}/", cache)
+    return Source(name, name, settings["model_cfg"], settings.get("preprocess_cfg", {}), weights)
+
+
+def _of_folder(name: str, file: Path | None) -> Source:
+    folder = Path(name.removeprefix(FOLDER)).expanduser()
+    if not (folder / SETTINGS).is_file():
+        raise FileNotFoundError(f"{name}: no {SETTINGS} in {folder}")
+    settings = _read_settings(folder / SETTINGS)
+    file = file or next((folder / there for there in WEIGHTS if (folder / there).is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{name}: neither {' nor '.join(WEIGHTS)} in {folder}")
+    return Source(name, f"{FOLDER}{folder}", settings["model_cfg"], settings.get("preprocess_cfg", {}), file)
+
+
+def _read_settings(path: Path) -> dict:
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if "model_cfg" not in settings:
+        raise ValueError(f"{path} has no entry model_cfg: it is not a description of an open_clip model")
+    return settings
+
+
+def _hub_weights(name: str, address: str, cache: str | None) -> Path:
+    """The weights at `owner/repository/file`, or the default file of `owner/repository/`."""
+    repository, _, file = address.rpartition("/")
+    return _hub_file(name, repository, file or HF_WEIGHTS_NAME, cache)
+
+
+def _hub_file(name: str, repository: str, file: str, cache: str | None) -> Path:
+    """A file of a repository: from the cache without asking the hub where it is there, else downloaded."""
+    safe = HF_SAFE_WEIGHTS_NAME if file == HF_WEIGHTS_NAME else str(Path(file).with_suffix(".safetensors"))
+    for candidate in (file,) if file == SETTINGS else (safe, file):
+        cached = try_to_load_from_cache(repository, candidate, cache_dir=cache)
+        if isinstance(cached, str):
+            return Path(cached)
+    try:
+        return Path(download_pretrained_from_hf(repository, filename=file, cache_dir=cache))
+    except (FileNotFoundError, OSError) as error:
+        wanted = f"{SETTINGS} and {safe}" if file == SETTINGS else safe
+        use = (
+            f"into a folder and use the name {FOLDER}<folder>"
+            if name.startswith(HUB)
+            else ("anywhere and name the file in MODEL.BACKBONE.PATH")
+        )
+        raise RuntimeError(
+            f"could not get {file} of {name} ({error}). On a machine with a connection fetch {wanted} from "
+            f"https://huggingface.co/{repository} and put it {use}; or bring its Hugging Face cache ($HF_HOME)"
+        ) from error
+
+
+# -- building and loading ----------------------------------------------------------------------------------------------
+
+
+def new_model(name: str, config: dict) -> nn.Module:
+    """The library's model of a description, randomly initialised; the global random state is left as it was.
+
+    Raises:
+        ValueError: its text tower is a Hugging Face model.
+    """
+    config = deepcopy(config)
+    text = config["text_cfg"].get("hf_model_name")
+    if text:
+        raise ValueError(f"{name}: its text tower {text} is a Hugging Face model, into which no context can be placed")
+    if "timm_model_name" in config["vision_cfg"]:
+        config["vision_cfg"]["timm_model_pretrained"] = False
+    kind = open_clip.CLIP
+    if config.pop("custom_text", False):
+        kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
+    with torch.random.fork_rng(devices=[]):
+        return kind(**config)
+
+
+def load_weights(model: nn.Module, name: str, file: Path) -> None:
+    """Fill a model from a file, by the library's own loader.
+
+    Raises:
+        ValueError: the file is damaged or holds another model (both are named).
+    """
+    try:
+        open_clip.load_checkpoint(model, str(file))
+    except (RuntimeError, ValueError, KeyError, AttributeError, OSError, UnpicklingError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300]
+        raise ValueError(f"{file} is damaged or does not hold the weights of {name}: {said}") from error
+
+
+def tokenizer_of(source: Source) -> tuple[Tokenize, int | None]:
+    """How a model reads text: its tokenizer and the id of its end token, None where that is the largest id (CLIP's).
+
+    Raises:
+        ImportError: the tokenizer needs a package that is not installed.
+        RuntimeError: the tokenizer's files are neither here nor to be had.
+    """
+    text = source.config["text_cfg"]
+    if not text.get("hf_tokenizer_name"):
+        return clip.tokenize, None
+    if find_spec("transformers") is None:
+        raise ImportError(f"{source.name} needs the tokenizer of the transformers package: pip install transformers")
+    try:
+        hf = open_clip.get_tokenizer(source.model)
+    except OSError as error:
+        raise RuntimeError(
+            f"could not get the tokenizer {text['hf_tokenizer_name']} of {source.name} ({error}). On a machine with a "
+            f"connection fetch its files, {SETTINGS} and the weights from https://huggingface.co/ into one folder and "
+            f"use the name {FOLDER}<folder>"
+        ) from error
+    if hf.strip_sep_token:
+        return partial(_tokenize, hf), 0
+    words = hf.tokenizer
+    return partial(_tokenize, hf), words.sep_token_id if words.eos_token_id is None else words.eos_token_id
+
+
+def _tokenize(hf: HFTokenizer, texts: Sequence[str], context_length: int) -> Tensor:
+    """Token ids (N, context length); the library would cut long sentences off, here they are refused."""
+    for text in texts:
+        length = len(hf.tokenizer(hf.clean_fn(text)).input_ids)
+        if length > context_length:
+            raise clip.too_long(text, length, context_length)
+    return hf(list(texts), context_length)
+
+
+def backbone_of(
+    name: str, model: nn.Module, embed_dim: int, tokenize: Tokenize, end_id: int | None, preprocess: Mapping
+) -> Backbone:
+    """The interface of a loaded open_clip model.
+
+    Args:
+        name: what the configuration calls it.
+        model: the library's model.
+        embed_dim: E.
+        tokenize: sentences, context length -> token ids (N, context length).
+        end_id: id of the end token, None where it is the largest id of each sentence.
+        preprocess: mean, std, interpolation, resize_mode of the images, as far as they are known.
+    """
+    given = {key: preprocess.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
+    names = {"mean": "pixel_mean", "std": "pixel_std"}
+    constants = {names.get(key, key): value for key, value in given.items() if value}
+    image = image_tower(model.visual, embed_dim)
+    text = text_tower(model, embed_dim, tokenize, end_id)
+    if text.bind is not None:
+        tokenize = partial(_refuse_padding_inside, tokenize, text.end)
+    return Backbone(name, model, image, text, tokenize, halve=convert_all, **constants)
+
+
+# -- image towers ------------------------------------------------------------------------------------------------------
+
+
+def image_tower(visual: nn.Module, embed_dim: int) -> ImageTower:
+    """The steps of an image tower; one that is no ViT gets no token slots.
+
+    What is read out are the tower's own tokens: prompts act through attention and are dropped before pooling.
+
+    Raises:
+        ValueError: the tower takes images that are not square.
+    """
+    height, width = visual.image_size if isinstance(visual.image_size, (tuple, list)) else (visual.image_size,) * 2
+    if height != width:
+        raise ValueError(f"the image tower takes {height}x{width} images; only square ones are supported")
+    if isinstance(visual, VisionTransformer):
+        return _vit(visual, embed_dim, height)
+    if isinstance(visual, TimmModel) and isinstance(visual.trunk, TimmVisionTransformer | Eva):
+        rope = getattr(visual.trunk, "rope", None)
+        if rope is None or isinstance(rope, RotaryEmbeddingCat):
+            return _timm_vit(visual, embed_dim, height)
+    return ImageTower(
+        width=None,
+        output_dim=embed_dim,
+        image_size=height,
+        embed=lambda images: visual(_in_precision_of(visual, images)),
+        norm=nn.Identity(),
+        blocks=(),
+        pool=nn.Identity(),
+    )
+
+
+def _in_precision_of(module: nn.Module, x: Tensor) -> Tensor:
+    return x.to(next(module.parameters()).dtype)
+
+
+def _vit(visual: VisionTransformer, embed_dim: int, image_size: int) -> ImageTower:
+    """open_clip's own ViT; CoCa's attentional pooling reads the same tokens."""
+
+    def embed(images: Tensor) -> Tensor:
+        patches = visual.conv1(_in_precision_of(visual, images)).flatten(2).transpose(1, 2)
+        class_token = visual.class_embedding.expand(patches.shape[0], 1, -1).to(patches.dtype)
+        return torch.cat([class_token, patches], dim=1) + visual.positional_embedding.to(patches.dtype)
+
+    def pool(x: Tensor) -> Tensor:
+        pooled, _ = visual._pool(x[:, : visual.positional_embedding.shape[0]])
+        return pooled @ visual.proj
+
+    return ImageTower(
+        width=visual.transformer.width,
+        output_dim=embed_dim,
+        image_size=image_size,
+        embed=embed,
+        norm=visual.ln_pre,
+        blocks=tuple(visual.transformer.resblocks),
+        pool=pool,
+    )
+
+
+def _timm_vit(visual: TimmModel, embed_dim: int, image_size: int) -> ImageTower:
+    """A ViT of timm: SigLIP's, MobileCLIP-B's, and those of the EVA family, whose blocks take a rotary table."""
+    trunk = visual.trunk
+    own = trunk.num_prefix_tokens + trunk.patch_embed.num_patches
+    rotary = isinstance(trunk, Eva)
+
+    def embed(images: Tensor) -> Tensor:
+        tokens = trunk._pos_embed(trunk.patch_embed(_in_precision_of(trunk, images)))
+        return tokens[0] if rotary else tokens
+
+    return ImageTower(
+        width=trunk.embed_dim,
+        output_dim=embed_dim,
+        image_size=image_size,
+        embed=embed,
+        norm=trunk.norm_pre,
+        blocks=tuple(partial(_rotary_block, trunk, block) for block in trunk.blocks) if rotary else tuple(trunk.blocks),
+        pool=lambda x: visual.head(trunk.forward_head(trunk.norm(x[:, :own]))),
+    )
+
+
+def _rotary_block(trunk: Eva, block: nn.Module, x: Tensor) -> Tensor:
+    """One block over (N, T + n, D); prompts behind the patches take no rotation (sine 0, cosine 1)."""
+    if trunk.rope is None:
+        return block(x)
+    table = trunk.rope.get_embed()
+    prompts = x.shape[1] - trunk.num_prefix_tokens - table.shape[0]
+    if prompts:
+        half = table.new_zeros(prompts, table.shape[1] // 2)
+        table = torch.cat([table, torch.cat([half, half + 1], dim=1)])
+    return block(x, rope=table)
+
+
+# -- text towers -------------------------------------------------------------------------------------------------------
+
+
+def text_tower(model: nn.Module, embed_dim: int, tokenize: Tokenize, end_id: int | None) -> TextTower:
+    """The steps of an open_clip text tower: causal or not, pooled at the end token, at the last position, or at CoCa's
+    appended class token.
+
+    What the full context has after the end token is put back where it matters: all padding for a tower that reads it,
+    for CoCa the one padding token that its mask lets through.
+
+    Raises:
+        ValueError: the tower pools in a way that has no one position.
+    """
+    text = getattr(model, "text", model)
+    pool_type = model.text_pool_type if text is model else text.pool_type
+    class_token = getattr(text, "cls_emb", None)
+    if class_token is None and pool_type not in ("argmax", "eos", "last", "first"):
+        raise ValueError(f"the text tower pools by {pool_type!r}, which is not supported")
+    end = largest_id if end_id is None or pool_type == "argmax" else partial(_first_of, end_id)
+    empty = tokenize([""], text.context_length)
+    blocks = text.transformer.resblocks
+    return TextTower(
+        width=text.transformer.width,
+        output_dim=embed_dim,
+        context_length=text.context_length,
+        lookup=text.token_embedding,
+        embed=partial(_embed_text, text, int(empty[0, -1]), pool_type),
+        blocks=tuple(partial(_text_block, text, block) for block in blocks),
+        pool=partial(_pool_text, text, pool_type),
+        end=end,
+        start=int(end(empty)),
+        bind=None if class_token is None else partial(_bind_class_token, text),
+    )
+
+
+def _first_of(end_id: int, tokens: Tensor) -> Tensor:
+    """Position of the first such id: (N, L) -> (N,)."""
+    return (tokens == end_id).int().argmax(dim=-1)
+
+
+def _embed_text(text: nn.Module, pad_id: int, pool_type: str, x: Tensor) -> Tensor:
+    """Embeddings (N, L, D) -> tokens (N, T, D) with the padding that takes part, the class token and positions."""
+    n, length, _ = x.shape
+    class_token = getattr(text, "cls_emb", None)
+    missing = text.context_length - length
+    if class_token is not None:
+        missing = min(missing, 1)
+    elif text.attn_mask is not None and pool_type != "last":
+        missing = 0
+    weights = text.token_embedding.weight
+    tokens = torch.cat([x.to(weights.dtype), weights[pad_id].expand(n, missing, -1)], dim=1)
+    positions = text.positional_embedding[: length + missing]
+    if class_token is not None:
+        tokens = torch.cat([tokens, class_token.expand(n, 1, -1)], dim=1)
+        positions = torch.cat([positions, text.positional_embedding[-1:]])
+    return tokens + positions
+
+
+def _text_block(text: nn.Module, block: nn.Module, x: Tensor) -> Tensor:
+    """One block over (N, T, D), under the tower's causal mask where it has one."""
+    mask = text.attn_mask
+    return block(x, attn_mask=None if mask is None else mask[: x.shape[1], : x.shape[1]])
+
+
+def _bind_class_token(text: nn.Module, x: Tensor, end: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
+    """CoCa's blocks under its mask for tokens (N, T, D), the class token last.
+
+    The library marks padding one position too far to the right: every token sees one padding token, and the class token
+    sees itself only where the sentence fills the context. Weights were trained so (`correct_cls_mask` is for new ones).
+    """
+    positions = torch.arange(x.shape[1], device=x.device)
+    positions[-1] = text.context_length
+    if text.correct_cls_mask:
+        seen = (positions <= end[:, None]) | (positions == text.context_length)
+    else:
+        seen = positions <= end[:, None] + 1
+    mask = text.attn_mask[: x.shape[1], : x.shape[1]].masked_fill(~seen[:, None, :], float("-inf"))
+    mask = mask.repeat_interleave(text.heads, dim=0)
+    return tuple(partial(block, attn_mask=mask) for block in text.transformer.resblocks)
+
+
+def _refuse_padding_inside(tokenize: Tokenize, end: Callable, texts: Sequence[str], context_length: int) -> Tensor:
+    """Token ids; refuses a sentence with the padding id before its end, which CoCa's mask would take for padding."""
+    tokens = tokenize(texts, context_length)
+    inside = (tokens == 0).int().argmax(dim=-1) < end(tokens)
+    for text, cut in zip(texts, (inside & (tokens == 0).any(dim=-1)).tolist(), strict=True):
+        if cut:
+            raise ValueError(f"{text!r} contains token 0 (a '!' joined to what follows), CoCa's padding: reword it")
+    return tokens
+
+
+def _pool_text(text: nn.Module, pool_type: str, x: Tensor, end: Tensor) -> Tensor:
+    """Tokens (N, T, D) -> features (N, E)."""
+    if getattr(text, "cls_emb", None) is not None or pool_type == "last":
+        x = x[:, -1]
+    elif pool_type == "first":
+        x = x[:, 0]
+    else:
+        x = x[torch.arange(x.shape[0], device=x.device), end]
+    x, projection = text.ln_final(x), text.text_projection
+    if projection is None:
+        return x
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
