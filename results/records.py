@@ -1,17 +1,16 @@
 """Stored runs: reading trees of `metrics.json`."""
 
 import json
-import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from results import logs
 from results.layout import Place, recognise
-
-logger = logging.getLogger(__name__)
 
 METRICS, FAILURE = "metrics.json", "failed.json"
 NEEDED = ("trainer", "dataset", "seed", "accuracy")
@@ -76,8 +75,11 @@ def divergence(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-def read_run(directory: str | os.PathLike[str]) -> Record | None:
-    """The run in a directory, or None if none was begun there or the directory is of no known layout."""
+def read_run(directory: str | os.PathLike[str], from_logs: bool = False) -> Record | None:
+    """The run in a directory, or None if none was begun there or the directory is of no known layout.
+
+    With `from_logs`, a run without `metrics.json` is read from its `log.txt`: one of the code family, made elsewhere.
+    """
     directory = os.path.abspath(directory)
     place = recognise(Path(directory).as_posix())
     files = {entry.name for entry in os.scandir(directory)} if os.path.isdir(directory) else set()
@@ -91,7 +93,25 @@ def read_run(directory: str | os.PathLike[str]) -> Record | None:
         return Record(place, directory, metrics, divergence(metrics))
     if FAILURE in files:
         return Record(place, directory, problem=_failure(os.path.join(directory, FAILURE)))
-    return Record(place, directory, problem="unfinished")
+    return _from_log(place, directory) if from_logs else Record(place, directory, problem="unfinished")
+
+
+def _from_log(place: Place, directory: str) -> Record:
+    """What the log of a run says: accuracy, macro F1 and the backbone, if its configuration was printed."""
+    tested = place.role in ("new", "transfer", "zeroshot") or place.trainer.startswith("Zeroshot")
+    signals = logs.END_OF_TEST if tested else logs.END_OF_TRAINING
+    found = logs.read_run(directory, "accuracy", signals)
+    if found.value is None:
+        return Record(place, directory, problem=f"{found.path}: {found.problem}")
+    text = Path(found.path).read_text(encoding="utf-8", errors="replace")
+    backbone = re.search(r"BACKBONE:\s*\n\s*NAME: (\S+)", text)
+    metrics = {"accuracy": found.value, "backbone": backbone[1] if backbone else ""}
+    macro_f1, _ = logs.read_log(found.path, "macro_f1", signals)
+    if macro_f1 is not None:
+        metrics["macro_f1"] = macro_f1
+    if place.trainer.startswith("Zeroshot"):
+        metrics["trainable_parameters"] = 0
+    return Record(place, directory, metrics)
 
 
 def _failure(path: str) -> str:
@@ -103,25 +123,20 @@ def _failure(path: str) -> str:
     return f"{'diverged' if str(reason).startswith('FloatingPointError') else 'failed'}: {reason}"
 
 
-def read_records(root: str | os.PathLike[str]) -> list[Record]:
-    """All runs below a folder, in the order of their directories.
+def read_records(root: str | os.PathLike[str], from_logs: bool = False) -> list[Record]:
+    """All runs below a folder, in the order of their directories; `from_logs` as in `read_run`.
 
     Raises:
         FileNotFoundError: there is no such folder.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f"there is no folder {root}")
-    return [record for directory in _directories(os.path.abspath(root)) if (record := read_run(directory))]
+    directories = _directories(os.path.abspath(root))
+    return [record for directory in directories if (record := read_run(directory, from_logs))]
 
 
 def _directories(root: str) -> Iterator[str]:
     """The folders below `root`, itself included, in order; hidden ones left out."""
     for directory, folders, _ in os.walk(root):
-        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=logs.natural)
         yield directory
-
-
-def _natural(name: str) -> tuple[str, int]:
-    """A sorting key by which seed2 comes before seed10."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :] or -1)

@@ -4,12 +4,13 @@ Spread is always over seeds. Published tables round the harmonic mean of a data 
 accuracy, so here too the number shown is that; its spread is that of the seeds' own harmonic means.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS
 from results.published import published
 from results.records import Record
+from results.seeds import numbers
 from results.statistics import Summary, harmonic_mean, summarise
 
 Value = Summary | float | int | str | None
@@ -74,6 +75,13 @@ def in_order(names: Iterable[str], order: Sequence[str] = ()) -> list[str]:
     return sorted(set(names), key=lambda name: (ranks.get(name, len(ranks)), not name.startswith("Zeroshot"), name))
 
 
+def methods_in_order(methods: Iterable[Method], order: Sequence[str] = ()) -> list[Method]:
+    """Methods by their trainers as in `in_order`, then by configuration and shots."""
+    methods = set(methods)
+    trainers = in_order((trainer for trainer, _, _ in methods), order)
+    return sorted(methods, key=lambda method: (trainers.index(method[0]), method))
+
+
 def pairs_of(records: Iterable[Record]) -> dict[tuple[str, Method], Pair]:
     """Base and new accuracies of sound records by data set and method."""
     pairs: dict[tuple[str, Method], Pair] = {}
@@ -101,11 +109,9 @@ def base2new(
     table = Table("Base-to-new generalisation: accuracy in percent", ["data set", "method", "n", "base", "new", "HM"])
     table.notes.append(f"mean over n seeds; {SPREAD}; HM: harmonic mean of mean base and mean new accuracy")
     datasets = in_order((dataset for dataset, _ in pairs), order)
-    methods = sorted(
-        {method for _, method in pairs}, key=lambda m: (in_order((n[0] for _, n in pairs), order).index(m[0]), m)
-    )
+    methods = methods_in_order((method for _, method in pairs), order)
     names = method_names(methods)
-    beside = {method: _published(records, "base2new", method) for method in methods} if compare else {}
+    beside = {method: published_entry(records, "base2new", method) for method in methods} if compare else {}
     keys = [(dataset, method) for dataset in datasets for method in methods if (dataset, method) in pairs]
     for dataset, method in keys:
         pair = pairs[dataset, method]
@@ -113,7 +119,8 @@ def base2new(
         table.rows.append([dataset, names[method], len(pair.seeds), *cells, *_facts(beside.get(method), [dataset])])
     for method in methods:
         table.rows.extend(_averages(method, pairs, datasets, names[method], beside.get(method)))
-    table.notes += problems(records, pairs, names, seeds)
+    table.notes += missing_seeds(records, {key: pair.seeds for key, pair in pairs.items()}, names, seeds)
+    table.notes += complaints(records, names)
     _add_published_columns(table, beside)
     return table
 
@@ -134,10 +141,10 @@ def _averages(
     seeds = sorted(set.intersection(*(set(pair.seeds) for pair in own)))
     if not seeds:
         return []
-    means = {s: (_mean(p.base[s] for p in own), _mean(p.new[s] for p in own)) for s in seeds}
-    base, new = (summarise([means[s][i] for s in seeds], _mean(p.summaries()[i].mean for p in own)) for i in (0, 1))
-    per_seed = [_mean(harmonic_mean(p.base[s], p.new[s]) for p in own) for s in seeds]
-    mean_of_hms = summarise(per_seed, _mean(p.summaries()[2].mean for p in own))
+    means = {s: (mean_of(p.base[s] for p in own), mean_of(p.new[s] for p in own)) for s in seeds}
+    base, new = (summarise([means[s][i] for s in seeds], mean_of(p.summaries()[i].mean for p in own)) for i in (0, 1))
+    per_seed = [mean_of(harmonic_mean(p.base[s], p.new[s]) for p in own) for s in seeds]
+    mean_of_hms = summarise(per_seed, mean_of(p.summaries()[2].mean for p in own))
     hm_of_means = summarise([harmonic_mean(*means[s]) for s in seeds], harmonic_mean(base.mean, new.mean))
     first, second = _facts(fact, datasets), _facts(fact, datasets, of_means=True)
     return [
@@ -146,17 +153,17 @@ def _averages(
     ]
 
 
-def _mean(values: Iterable[float]) -> float:
+def mean_of(values: Iterable[float]) -> float:
+    """The mean of at least one number."""
     values = list(values)
     return sum(values) / len(values)
 
 
-def _published(records: Iterable[Record], protocol: str, method: Method) -> dict | None:
-    """The published entry for a method, by the backbone that its first complete record names."""
-    for record in records:
-        if method_of(record) == method and record.metrics:
-            return published(protocol, *method[:2], record.metrics.get("backbone", ""), method[2])
-    return None
+def published_entry(records: Iterable[Record], protocol: str, method: Method) -> dict | None:
+    """The published entry for a method, by the backbone that one of its records names."""
+    backbones = (record.metrics.get("backbone") for record in records if method_of(record) == method)
+    backbone = next(filter(None, backbones), "")
+    return published(protocol, *method[:2], backbone, method[2])
 
 
 def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = False) -> list[Value]:
@@ -164,8 +171,8 @@ def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = Fals
     numbers = entry["results"] if entry else {}
     if all(dataset in numbers for dataset in datasets):
         each = [numbers[dataset] for dataset in datasets]
-        base, new = _mean(pair[0] for pair in each), _mean(pair[1] for pair in each)
-        hm = harmonic_mean(base, new) if of_means else _mean(harmonic_mean(*pair) for pair in each)
+        base, new = mean_of(pair[0] for pair in each), mean_of(pair[1] for pair in each)
+        hm = harmonic_mean(base, new) if of_means else mean_of(harmonic_mean(*pair) for pair in each)
         return [base, new, hm]
     if set(datasets) == set(BENCHMARKS) and "average" in numbers:
         base, new = numbers["average"]
@@ -193,38 +200,38 @@ def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]
         table.notes.append("difference: own mean less the published one")
 
 
-def problems(
-    records: Iterable[Record],
-    pairs: Mapping[tuple[str, Method], Pair],
+def missing_seeds(
+    records: Sequence[Record],
+    found: Mapping[tuple[str, Method], Collection[int]],
     names: Mapping[Method, str],
     seeds: Sequence[int] = (),
 ) -> list[str]:
-    """A sentence for each row that lacks seeds, and for each run that failed, diverged or did not finish."""
-    records = list(records)
-    constant = {method_of(r) for r in records if r.metrics and not r.learns}
-    expected = set(seeds) or {r.place.seed for r in records if method_of(r) not in constant}
+    """A sentence for each data set and method that lacks seeds, and one for the methods that learn nothing.
+
+    Args:
+        records: all runs of the table.
+        found: the seeds that have a sound result.
+        names: what the methods are called.
+        seeds: those that are expected; by default those that any run has.
+    """
+    constant = {method_of(record) for record in records if record.metrics and not record.learns}
+    expected = set(seeds) or {record.place.seed for record in records if method_of(record) not in constant}
     sentences = []
-    for (dataset, method), pair in pairs.items():
-        missing = sorted(expected - set(pair.seeds))
-        if missing and not (method in constant and pair.seeds):
+    for (dataset, method), there in found.items():
+        missing = sorted(expected - set(there))
+        if missing and not (method in constant and there):
             sentences.append(f"{dataset}, {names[method]}: no result of seeds {numbers(missing)}")
     if constant:
         learnless = ", ".join(sorted({names[method] for method in constant}))
         sentences.append(f"{learnless}: nothing is learned, every seed gives the same, so n = 1 says all")
-    for record in records:
-        if record.problem:
-            place = record.place
-            which = f"{place.dataset}, {names[method_of(record)]}, seed {place.seed}, {place.role} classes"
-            sentences.append(f"left out: {which}: {record.problem}")
     return sentences
 
 
-def numbers(values: Iterable[int]) -> str:
-    """Numbers as `1-3, 5`."""
-    runs: list[list[int]] = []
-    for value in sorted(values):
-        if runs and value == runs[-1][-1] + 1:
-            runs[-1].append(value)
-        else:
-            runs.append([value])
-    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+def complaints(records: Iterable[Record], names: Mapping[Method, str]) -> list[str]:
+    """A sentence for each run that failed, diverged or did not finish."""
+    return [
+        f"left out: {record.place.dataset}, {names[method_of(record)]}, seed {record.place.seed}, "
+        f"{record.place.role} classes: {record.problem}"
+        for record in records
+        if record.problem
+    ]

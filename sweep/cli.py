@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from results.formats import FORMATS
 from results.records import read_run
+from results.seeds import parse_seeds
 from results.tables import Table, base2new
-from sweep.plan import PROTOCOLS, Run, Setting, parse_seeds
+from sweep.plan import PROTOCOLS, Run, Setting
 from sweep.pool import Outcome, Pool, Slot
 from sweep.recipes import ZERO_SHOT
 from sweep.worker import Message

@@ -1,6 +1,5 @@
 """The runs that a protocol consists of."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,15 +89,3 @@ def base2new(setting: Setting, trainers: Sequence[str], datasets: Sequence[str])
 
 
 PROTOCOLS = {"base2new": base2new}
-
-
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from `1-20`, `3` or `1-3,7`, each once, in that order; ValueError for anything else."""
-    seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last:
-            raise ValueError(f"--seeds {text}: {part!r} is no seed and no range such as 1-3")
-        seeds += range(first, last + 1)
-    return tuple(dict.fromkeys(seeds))

@@ -14,8 +14,9 @@ from results.formats import FORMATS, to_csv, to_json, to_latex, to_markdown, to_
 from results.layout import TEMPLATES, Place, recognise
 from results.published import facts, published
 from results.records import divergence, read_records
+from results.seeds import numbers
 from results.statistics import harmonic_mean, paired_test, population_ci95, summarise, t_quantile
-from results.tables import AVERAGE_OF_HMS, HM_OF_AVERAGES, base2new, method_names, numbers
+from results.tables import AVERAGE_OF_HMS, HM_OF_AVERAGES, base2new, method_names
 
 
 def _rows(table):

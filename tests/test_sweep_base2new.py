@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from results.records import read_metrics
+from results.seeds import parse_seeds
 from sweep import cli
-from sweep.plan import Setting, base2new, parse_seeds
+from sweep.plan import Setting, base2new
 from sweep.pool import Pool, Slot
 from sweep.recipes import config_of
 from sweep.state import AnotherConfiguration, compare, examine, failed, requested, started
@@ -182,22 +183,6 @@ def test_the_same_line_again_runs_nothing(swept, capsys):
     assert captured.out.split("Each row")[0] == done.stdout.split("Each row")[0]
 
 
-def test_numbers_do_not_depend_on_how_many_run_at_a_time(swept, tmp_path):
-    folder, _, _ = swept
-    runs = base2new(
-        _setting(tmp_path, root=str(folder / "data"), seeds=(2,), opts=tuple(FAST)), ["CoOp"], ["drawn_thermal"]
-    )
-    told = []
-    outcome = Pool([Slot("", 1)], str(tmp_path / "logs"), lambda run, message: told.append(message.kind)).work(runs)
-    assert outcome.done == runs
-    assert {"progress", "done"} <= set(told)
-    for run in runs:
-        mine = read_metrics(Path(run.output_dir, "metrics.json"))
-        other = read_metrics(folder / "out" / run.place.path() / "metrics.json")
-        assert mine["history"] == other["history"]
-        assert mine["per_class"] == other["per_class"]
-
-
 def test_failed_and_dead_workers_are_named_and_the_rest_goes_on(swept, tmp_path):
     folder, _, _ = swept
     setting = _setting(tmp_path, root=str(folder / "data"), opts=tuple(FAST))
@@ -238,3 +223,10 @@ def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, 
     assert again.returncode == 0, again.stderr
     assert "0 runs complete" not in again.stderr
     assert again.stdout.split("Each row")[0] == done.stdout.split("Each row")[0]
+    # One at a time and interrupted, or two at a time: the same numbers to the last digit.
+    results = sorted((tmp_path / "out").rglob("metrics.json"))
+    assert len(results) == 6
+    for path in results:
+        mine, other = read_metrics(path), read_metrics(folder / "out" / path.relative_to(tmp_path / "out"))
+        assert mine["history"] == other["history"]
+        assert mine["per_class"] == other["per_class"]

@@ -1,0 +1,172 @@
+"""The command line of results: logs or stored runs in, tables out."""
+
+import argparse
+import statistics
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from results import logs
+from results.formats import FORMATS
+from results.paired import paired
+from results.records import Record, read_records
+from results.seeds import numbers, parse_seeds
+from results.statistics import population_ci95
+from results.tables import Table, base2new
+from results.transfer import few_shot, transfer, zero_shot
+
+DESCRIPTION = """Results of runs.
+
+  parse_test_res.py output/base2new/train_base/dtd/shots_16/APEX/CFG     mean over the seeds of one experiment
+  parse_test_res.py output --table base2new --format markdown           base, new, HM over data sets and methods
+
+Without --table the log.txt of the sub-folders are read, of this project's runs or of any Dassl project's. With it,
+stored results (metrics.json) of the whole tree, and the logs of runs that have none."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The arguments; the first four options are those of the code family's parser."""
+    parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("directory", help="folder of seed folders; with --multi-exp or --table, one above")
+    parser.add_argument("--ci95", action="store_true", help="1.96 standard deviations over root n instead of one")
+    parser.add_argument("--test-log", action="store_true", help="logs of evaluations, not of trainings")
+    parser.add_argument("--multi-exp", action="store_true", help="the sub-folders are experiments")
+    parser.add_argument(
+        "--keyword", default="accuracy", help="what to read: accuracy, error, macro_f1 (default: accuracy)"
+    )
+    parser.add_argument("--format", choices=FORMATS, default=None, help="of tables (default: text)")
+    parser.add_argument("--table", choices=TABLES, help="a protocol's table over the whole tree")
+    parser.add_argument(
+        "--seeds", default="", help="seeds that are expected, such as 1-20; others are named as missing"
+    )
+    parser.add_argument("--compare", choices=("published", "none"), default="published", help="numbers to put beside")
+    parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test B against A over seeds, after the table")
+    return parser
+
+
+def _base2new(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
+    return base2new(records, seeds, compare=compare)
+
+
+def _cross_dataset(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
+    return transfer(records, seeds, compare=compare)
+
+
+def _domains(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
+    return transfer(records, seeds, compare=compare, variants=True)
+
+
+def _few_shot(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
+    return few_shot(records, seeds)
+
+
+def _zero_shot(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
+    return zero_shot(records)
+
+
+TABLES = {
+    "base2new": _base2new,
+    "xd": _cross_dataset,
+    "dg": _domains,
+    "fewshot": _few_shot,
+    "zeroshot": _zero_shot,
+}
+
+
+def log_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, int]:
+    """What the family's parser prints, and the exit status: 1 if some run has no result.
+
+    Raises:
+        FileNotFoundError: there is no such folder, or nothing in it.
+    """
+    signals = logs.END_OF_TEST if args.test_log else logs.END_OF_TRAINING
+    top = Path(args.directory)
+    folders = [top]
+    if args.multi_exp and top.is_dir():
+        folders = sorted((p for p in top.iterdir() if p.is_dir()), key=lambda path: logs.natural(path.name))
+    experiments = [logs.read_experiment(folder, args.keyword, signals, seeds) for folder in folders]
+    if not any(experiment.results for experiment in experiments):
+        raise FileNotFoundError(f"no runs in the sub-folders of {top}; for a tree of stored results give --table")
+    if args.format:
+        report = FORMATS[args.format](log_table(experiments, args))
+    else:
+        report = "\n".join(line for experiment in experiments for line in _lines(experiment, args))
+        if args.multi_exp:
+            report += "\n" + _average_line(experiments, args)
+        report += "\n"
+    sound = all(not result.problem for e in experiments for result in e.results) and not any(
+        e.missing for e in experiments
+    )
+    return report, 0 if sound else 1
+
+
+def _spread(values: Sequence[float], args: argparse.Namespace) -> float:
+    """Population standard deviation, or what --ci95 asks for."""
+    return population_ci95(values) if args.ci95 else statistics.pstdev(values)
+
+
+def _lines(experiment: logs.Experiment, args: argparse.Namespace) -> list[str]:
+    """A line per run, the problems, the mean with its spread."""
+    lines = [f"Parsing files in {experiment.directory}"]
+    for result in experiment.results:
+        shown = result.problem if result.value is None else f"{args.keyword}: {result.value:.2f}%"
+        lines.append(f"file: {result.path}. {shown}")
+    if experiment.missing:
+        lines.append(f"missing: seeds {numbers(experiment.missing)}")
+    if experiment.values:
+        mean, spread = statistics.fmean(experiment.values), _spread(experiment.values, args)
+        lines.append(f"* {args.keyword}: {mean:.2f}% +- {spread:.2f}%")
+    return [*lines, ""]
+
+
+def _average_line(experiments: Sequence[logs.Experiment], args: argparse.Namespace) -> str:
+    """The mean over experiments of their means."""
+    means = [statistics.fmean(experiment.values) for experiment in experiments if experiment.values]
+    if not means:
+        return "Average performance: no results"
+    return f"Average performance over {len(means)} experiments\n* {args.keyword}: {statistics.fmean(means):.2f}%"
+
+
+def log_table(experiments: Sequence[logs.Experiment], args: argparse.Namespace) -> Table:
+    """A row per experiment."""
+    which = "1.96 population standard deviations / root n" if args.ci95 else "population standard deviation"
+    table = Table(f"{args.keyword} in percent", ["experiment", "n", args.keyword, "spread"], notes=[f"spread: {which}"])
+    for experiment in experiments:
+        values = experiment.values
+        cells = [statistics.fmean(values), _spread(values, args)] if values else [None, None]
+        table.rows.append([experiment.directory, len(values), *cells])
+        table.notes += [f"left out: {r.path}: {r.problem}" for r in experiment.results if r.problem]
+        if experiment.missing:
+            table.notes.append(f"{experiment.directory}: no folders of seeds {numbers(experiment.missing)}")
+    return table
+
+
+def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, int]:
+    """The table of a protocol over a tree, and the exit status: 1 if some run has no sound result.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        ValueError: the tree holds no runs of the protocol, or --paired names no method of it.
+    """
+    records = read_records(args.directory, from_logs=True)
+    table = TABLES[args.table](records, seeds, args.compare == "published")
+    if not table.rows:
+        raise ValueError(f"no runs of {args.table} below {args.directory}")
+    tables = [table]
+    if args.paired:
+        tables.append(paired(records, *args.paired))
+    write = FORMATS[args.format or "text"]
+    return "\n".join(write(each) for each in tables), 1 if any(record.problem for record in records) else 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run from the command line: 0, 1 if runs lack a result (they are named), 2 for a mistake in the arguments."""
+    args = build_parser().parse_args(argv)
+    try:
+        seeds = parse_seeds(args.seeds) if args.seeds else ()
+        report, status = (tree_report if args.table else log_report)(args, seeds)
+    except (ValueError, FileNotFoundError) as error:
+        sys.stderr.write(f"parse_test_res.py: {error}\n")
+        return 2
+    sys.stdout.write(report)
+    return status

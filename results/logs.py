@@ -1,0 +1,127 @@
+"""Results out of `log.txt`, for runs of others: of Dassl and the code family, whatever their version.
+
+A log is read as the family's parser reads it: a line that equals an end signal arms it, then the last line
+`* accuracy: 82.00%` counts.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+END_OF_TRAINING = ("Finish training", "Finished training")
+END_OF_TEST = ("=> result",)
+LOG = "log.txt"
+
+
+@dataclass(frozen=True)
+class LogResult:
+    """What a run's log says: a value in percent, or the problem for which there is none."""
+
+    name: str
+    path: str
+    value: float | None = None
+    problem: str = ""
+
+
+@dataclass
+class Experiment:
+    """The runs (seeds) of one directory.
+
+    Attributes:
+        directory: their folder.
+        results: one for each sub-folder, in natural order.
+        missing: seeds that have no folder.
+    """
+
+    directory: str
+    results: list[LogResult]
+    missing: list[int] = field(default_factory=list)
+
+    @property
+    def values(self) -> list[float]:
+        """The values that there are."""
+        return [result.value for result in self.results if result.value is not None]
+
+
+def read_log(path: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> tuple[float | None, str]:
+    """The last value of `keyword` after an end signal, in percent, or None and the reason."""
+    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\.\deE+-]+)%")
+    armed, value, damaged = False, None, ""
+    try:
+        text = Path(path).read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return None, f"cannot be read ({error.strerror})"
+    for line in text.splitlines():
+        armed = armed or line.strip() in signals
+        match = pattern.search(line) if armed else None
+        if match:
+            value, damaged = _number(match[1]), line.strip()
+    if value is not None:
+        return value, ""
+    if damaged:
+        return None, f"damaged: {damaged!r} holds no number"
+    if not armed:
+        return None, f"no line {' or '.join(map(repr, signals))}: the run did not finish"
+    return None, f"nothing about {keyword!r} after {' or '.join(map(repr, signals))}"
+
+
+def _number(text: str) -> float | None:
+    """The text as a number, or None."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def read_run(directory: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> LogResult:
+    """The result of one run's folder: of `log.txt`, or of the newest `log.txt-*` if that one has none."""
+    directory = Path(directory)
+    logs = [directory / LOG, *sorted(directory.glob(f"{LOG}-*"), reverse=True)]
+    logs = [log for log in logs if log.is_file()]
+    if not logs:
+        return LogResult(directory.name, str(directory / LOG), problem=f"no {LOG}")
+    first = None
+    for log in logs:
+        value, problem = read_log(log, keyword, signals)
+        if value is not None:
+            return LogResult(directory.name, str(log), value)
+        first = first or LogResult(directory.name, str(log), problem=problem)
+    return first
+
+
+def read_experiment(
+    directory: str | os.PathLike[str], keyword: str, signals: Sequence[str], seeds: Sequence[int] = ()
+) -> Experiment:
+    """The runs in the sub-folders of a directory, or the directory itself if the log lies in it; files are passed over.
+
+    Args:
+        directory: folder of `seed1`, `seed2` and so on, whatever they are called.
+        keyword: what to look for, such as `accuracy`.
+        signals: lines after which it counts.
+        seeds: which are expected; by default from 1 (or from the first) to the largest that there is.
+
+    Raises:
+        FileNotFoundError: there is no such directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"there is no folder {directory}")
+    if (directory / LOG).is_file():
+        return Experiment(str(directory), [read_run(directory, keyword, signals)])
+    folders = sorted((path for path in directory.iterdir() if _is_run(path)), key=lambda path: natural(path.name))
+    results = [read_run(folder, keyword, signals) for folder in folders]
+    found = {int(match[1]) for folder in folders if (match := re.fullmatch(r"seed_?(\d+)", folder.name))}
+    expected = set(seeds) or (set(range(min(1, *found), max(found) + 1)) if found else set())
+    return Experiment(str(directory), results, sorted(expected - found))
+
+
+def _is_run(path: Path) -> bool:
+    return path.is_dir() and not path.name.startswith(".")
+
+
+def natural(name: str) -> list[tuple[int, int | str]]:
+    """A sorting key by which seed2 comes before seed10."""
+    parts = re.split(r"(\d+)", name)
+    return [(1, int(part)) if part.isdigit() else (0, part) for part in parts]

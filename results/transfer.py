@@ -1,0 +1,167 @@
+"""Tables of the protocols that test on all classes: transfer to other data sets, few-shot, zero-shot."""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from results.layout import IMAGENET_VARIANTS
+from results.records import Record
+from results.statistics import Summary, summarise
+from results.tables import (
+    SPREAD,
+    Method,
+    Table,
+    Value,
+    complaints,
+    in_order,
+    mean_of,
+    method_names,
+    method_of,
+    methods_in_order,
+    missing_seeds,
+    published_entry,
+)
+
+AVERAGE = "average"
+Cells = dict[tuple[Method, str], dict[int, float]]
+
+
+def _by_column(records: Iterable[Record], column) -> Cells:
+    """Accuracies of sound records by method, `column(record)` and seed."""
+    cells: Cells = {}
+    for record in records:
+        by_seed = cells.setdefault((method_of(record), column(record)), {})
+        if not record.problem:
+            by_seed[record.place.seed] = record.accuracy
+    return cells
+
+
+def _average(parts: Sequence[Mapping[int, float]]) -> Summary | None:
+    """The mean over data sets, with the spread over the seeds that have all of them; None without such a seed."""
+    seeds = sorted(set.intersection(*(set(part) for part in parts))) if parts else []
+    if not seeds:
+        return None
+    per_seed = [mean_of(part[seed] for part in parts) for seed in seeds]
+    return summarise(per_seed, mean_of(mean_of(part.values()) for part in parts))
+
+
+def transfer(
+    records: Iterable[Record],
+    seeds: Sequence[int] = (),
+    order: Sequence[str] = (),
+    compare: bool = True,
+    variants: bool = False,
+    source: str = "imagenet",
+) -> Table:
+    """Trained on one data set, tested on others: one row per method, one column per data set.
+
+    Args:
+        records: of the roles `all` (on the source) and `transfer`; others are passed over.
+        seeds: those that are expected; by default those that any cell has.
+        order: data sets and trainers in the order wanted.
+        compare: add rows with published numbers and the differences, where there are any.
+        variants: the four ImageNet variants (domain generalisation) instead of the other sets (cross-dataset).
+        source: data set that is trained on.
+    """
+    tested = [r for r in records if r.place.role == "transfer" and (r.place.dataset in IMAGENET_VARIANTS) == variants]
+    methods = {method_of(record) for record in tested}
+    trained = [r for r in records if r.place.role == "all" and r.place.dataset == source and method_of(r) in methods]
+    cells = _by_column([*trained, *tested], lambda record: record.place.dataset)
+    targets = in_order((record.place.dataset for record in tested), order)
+    title = "Domain generalisation" if variants else "Cross-dataset transfer"
+    columns = ["method", "n", source, *targets, AVERAGE]
+    table = Table(f"{title}: accuracy in percent, trained on {source}", columns)
+    table.notes.append(f"mean over n seeds; {SPREAD}; the average is over the data sets that were not trained on")
+    names = method_names(methods)
+    for method in methods_in_order(methods, order):
+        own = [cells.get((method, dataset), {}) for dataset in [source, *targets]]
+        n = min((len(part) for part in own if part), default=0)
+        values = [summarise([part[seed] for seed in sorted(part)]) if part else None for part in own]
+        complete = all(own[1:])
+        table.rows.append([names[method], n, *values, _average(own[1:]) if complete else None])
+        if compare:
+            _add_published(table, published_entry(tested, "dg" if variants else "xd", method))
+    table.notes += missing_seeds([*trained, *tested], {_place(k): v for k, v in cells.items()}, names, seeds)
+    table.notes += complaints([*trained, *tested], names)
+    return table
+
+
+def _place(key: tuple[Method, str]) -> tuple[str, Method]:
+    return key[1], key[0]
+
+
+def _add_published(table: Table, entry: Mapping | None) -> None:
+    """Two rows below the last one: the published numbers and the differences."""
+    datasets = table.columns[2:-1]
+    if entry is None or not set(datasets) & entry["results"].keys():
+        return
+    facts: list[float | None] = [entry["results"].get(dataset) for dataset in datasets]
+    targets = facts[1:]
+    facts.append(mean_of(targets) if None not in targets else None)
+    own = table.rows[-1][2:]
+    differences: list[Value] = [
+        f"{round(value.mean, 2) - fact:+.2f}" if isinstance(value, Summary) and fact is not None else None
+        for value, fact in zip(own, facts, strict=True)
+    ]
+    table.rows.append(["  published", entry["seeds"], *facts])
+    table.rows.append(["  difference", None, *differences])
+    note = f"published: {entry['name']} ({entry['seeds']} seeds): {entry['source']}"
+    if note not in table.notes:
+        table.notes.append(note)
+
+
+def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
+    """Trained and tested on all classes: a row per data set and method, a column per number of shots.
+
+    Configurations of a trainer are not told apart: the official recipes take other ones for other shots.
+    """
+    records = [record for record in records if record.place.role == "all"]
+    shots = sorted({record.place.shots for record in records})
+    trainers = in_order({record.place.trainer for record in records}, order)
+    datasets = in_order({record.place.dataset for record in records}, order)
+    cells: dict[tuple[str, str, int], dict[int, float]] = {}
+    for record in records:
+        key = (record.place.dataset, record.place.trainer, record.place.shots)
+        by_seed = cells.setdefault(key, {})
+        if not record.problem:
+            by_seed[record.place.seed] = record.accuracy
+    table = Table("Few-shot classification: accuracy in percent", ["data set", "method", *_shot_names(shots)])
+    table.notes.append(f"mean over seeds; {SPREAD}")
+    for dataset in datasets:
+        for trainer in trainers:
+            found = [cells.get((dataset, trainer, n), {}) for n in shots]
+            if any(found):
+                table.rows.append([dataset, trainer, *(summarise(list(f.values())) if f else None for f in found)])
+    if len(datasets) > 1:
+        for trainer in trainers:
+            averages = [_average([cells.get((d, trainer, n), {}) for d in datasets]) for n in shots]
+            table.rows.append([AVERAGE, trainer, *averages])
+    names = method_names(method_of(record) for record in records)
+    methods = _by_column(records, lambda record: record.place.dataset)
+    table.notes += missing_seeds(records, {_place(k): v for k, v in methods.items()}, names, seeds)
+    table.notes += complaints(records, names)
+    return table
+
+
+def _shot_names(shots: Iterable[int]) -> list[str]:
+    return [f"{n} shot{'' if n == 1 else 's'}" for n in shots]
+
+
+def zero_shot(records: Iterable[Record], order: Sequence[str] = ()) -> Table:
+    """Zero-shot on all classes: accuracy and macro F1 per data set."""
+    records = [record for record in records if record.place.role == "zeroshot"]
+    methods = {method_of(record) for record in records}
+    names = method_names(methods)
+    table = Table("Zero-shot classification in percent", ["data set", "method", "accuracy", "macro F1"])
+    sound = {(r.place.dataset, method_of(r)): r for r in records if not r.problem}
+    datasets = in_order({dataset for dataset, _ in sound}, order)
+    for dataset in datasets:
+        for method in methods_in_order(methods, order):
+            if record := sound.get((dataset, method)):
+                table.rows.append([dataset, names[method], record.accuracy, record.metrics.get("macro_f1")])
+    for method in methods_in_order(methods, order):
+        own = [sound[dataset, method] for dataset in datasets if (dataset, method) in sound]
+        if len(own) == len(datasets) > 1:
+            f1 = [record.metrics.get("macro_f1") for record in own]
+            accuracy = mean_of(record.accuracy for record in own)
+            table.rows.append([AVERAGE, names[method], accuracy, mean_of(f1) if None not in f1 else None])
+    table.notes += complaints(records, names)
+    return table

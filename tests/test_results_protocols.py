@@ -1,0 +1,131 @@
+"""Tables of transfer, few-shot and zero-shot; paired tests; tables out of logs of others."""
+
+import json
+
+import pytest
+from results_trees import APEX, base2new_tree, write_run
+from scipy import stats
+
+from results import cli
+from results.layout import Place
+from results.paired import paired
+from results.records import read_records
+from results.statistics import harmonic_mean, summarise
+from results.transfer import AVERAGE, few_shot, transfer, zero_shot
+
+
+def _transfer_tree(root, seeds=(1, 2)):
+    for seed in seeds:
+        write_run(root, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
+        write_run(root, Place("all", "dtd", "APEX", "other", 16, seed), 1.0)
+        for i, dataset in enumerate(("caltech101", "dtd", "imagenetv2", "imagenet_a")):
+            write_run(root, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 50.0 + i + seed)
+
+
+def test_cross_dataset_and_domain_generalisation(tmp_path):
+    _transfer_tree(tmp_path)
+    records = read_records(tmp_path)
+    xd, dg = transfer(records), transfer(records, variants=True)
+    assert xd.columns == ["method", "n", "imagenet", "caltech101", "dtd", AVERAGE]
+    assert dg.columns == ["method", "n", "imagenet", "imagenetv2", "imagenet_a", AVERAGE]
+    own, facts, differences = xd.rows
+    assert own[:2] == ["APEX", 2]
+    assert own[2] == summarise([71.0, 72.0])
+    assert own[5].mean == pytest.approx(52.0)
+    assert own[5].sd == pytest.approx(summarise([51.5, 52.5]).sd)
+    assert facts == ["  published", 5, 72.0, 94.46, 45.7, pytest.approx((94.46 + 45.7) / 2)]
+    assert differences[3] == f"{51.5 - 94.46:+.2f}"
+    assert len(transfer(records, compare=False).rows) == 1
+
+
+def test_a_missing_target_leaves_no_average(tmp_path):
+    _transfer_tree(tmp_path)
+    for seed in (1, 2):
+        path = tmp_path / Place("transfer", "dtd", "APEX", "cross_eval", 16, seed).path() / "metrics.json"
+        path.unlink()
+        path.with_name("failed.json").write_text(json.dumps({"reason": "ValueError: no data"}))
+    table = transfer(read_records(tmp_path), compare=False)
+    assert table.rows[0][-2:] == [None, None]
+    assert any("ValueError: no data" in note for note in table.notes)
+    assert "dtd, APEX: no result of seeds 1-2" in table.notes
+
+
+def test_few_shot(tmp_path):
+    for dataset, offset in (("dtd", 0), ("eurosat", 10)):
+        for shots, cfg in ((1, "vit_b16_ep50"), (16, "vit_b16")):
+            for seed in (1, 2):
+                write_run(tmp_path, Place("all", dataset, "CoOp", cfg, shots, seed), 40.0 + offset + shots + seed)
+    table = few_shot(read_records(tmp_path))
+    assert table.columns == ["data set", "method", "1 shot", "16 shots"]
+    assert table.rows[0] == ["dtd", "CoOp", summarise([42.0, 43.0]), summarise([57.0, 58.0])]
+    assert table.rows[-1][:2] == [AVERAGE, "CoOp"]
+    assert table.rows[-1][3].mean == pytest.approx(62.5)
+
+
+def test_zero_shot(tmp_path):
+    for i, dataset in enumerate(("dtd", "eurosat")):
+        write_run(tmp_path, Place("zeroshot", dataset, "ZeroshotCLIP", "vit_b16"), 44.0 + i)
+    table = zero_shot(read_records(tmp_path))
+    assert table.rows == [
+        ["dtd", "ZeroshotCLIP", 44.0, 43.0],
+        ["eurosat", "ZeroshotCLIP", 45.0, 44.0],
+        [AVERAGE, "ZeroshotCLIP", 44.5, 43.5],
+    ]
+
+
+def test_paired(tmp_path):
+    base2new_tree(tmp_path)
+    for dataset, offset in (("dtd", 0.0), ("eurosat", 1.0)):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, Place("base", dataset, "CoOp", "c", 16, seed), 79.0 + offset + 2 * seed)
+            write_run(tmp_path, Place("new", dataset, "CoOp", "c", 16, seed), 50.0)
+    table = paired(read_records(tmp_path), "CoOp", "APEX")
+    rows = {(row[0], row[1]): row for row in table.rows}
+    row = rows["dtd", "base"]
+    assert row[2:4] == [3, summarise([0.0, -1.0, -2.0])]
+    assert row[4] == f"{stats.ttest_rel([81, 82, 83], [81, 83, 85]).pvalue:.3g}"
+    assert row[5] == f"{stats.wilcoxon([0.0, -1.0, -2.0]).pvalue:.3g}"
+    assert rows["all", "base"][2] == 6
+    own = [harmonic_mean(80 + s, 60 - s) - harmonic_mean(79 + 2 * s, 50) for s in (1, 2, 3)]
+    assert rows["dtd", "HM"][3].mean == pytest.approx(sum(own) / 3)
+
+
+def test_zero_shot_is_matched_with_every_seed(tmp_path):
+    base2new_tree(tmp_path)
+    table = paired(read_records(tmp_path), "ZeroshotCLIP", "APEX")
+    assert table.rows[0][:4] == ["dtd", "base", 3, summarise([31.0, 32.0, 33.0])]
+    with pytest.raises(ValueError, match="APEX, ZeroshotCLIP"):
+        paired(read_records(tmp_path), "CoOp", "APEX")
+
+
+def test_command_line_over_a_tree(tmp_path, capsys):
+    base2new_tree(tmp_path)
+    words = [str(tmp_path), "--table", "base2new"]
+    assert cli.main(words) == 0
+    assert "published base" in capsys.readouterr().out
+    assert cli.main([*words, "--compare", "none", "--paired", "ZeroshotCLIP", "APEX", "--format", "markdown"]) == 0
+    out = capsys.readouterr().out
+    assert "published" not in out
+    assert "**APEX less ZeroshotCLIP" in out
+    assert cli.main([*words, "--seeds", "1-4"]) == 0
+    assert "no result of seeds 4" in capsys.readouterr().out
+    assert cli.main([str(tmp_path), "--table", "xd"]) == 2
+
+
+def test_logs_of_others_make_the_same_tables(tmp_path, capsys):
+    config = "MODEL:\n  BACKBONE:\n    NAME: ViT-B/16\n    PRETRAINED: True\n"
+    result = "=> result\n* total: 10\n* accuracy: {:.1f}%\n* macro_f1: 1.0%\n"
+    for seed in (1, 2):
+        base = tmp_path / Place("base", "dtd", "APEX", APEX, 16, seed).path()
+        new = tmp_path / Place("new", "dtd", "APEX", APEX, 16, seed).path()
+        for folder, text in ((base, f"{config}Finished training\n{result.format(82)}"), (new, result.format(60))):
+            folder.mkdir(parents=True)
+            (folder / "log.txt").write_text(text)
+    assert cli.main([str(tmp_path), "--table", "base2new", "--format", "json"]) == 0
+    row = json.loads(capsys.readouterr().out)["rows"][0]
+    assert row["n"] == 2
+    assert row["base"]["mean"] == 82.0
+    assert row["published base"] == 82.45
+    (new / "log.txt").write_text("Loading evaluator")
+    assert cli.main([str(tmp_path), "--table", "base2new"]) == 1
+    assert "seed 2, new classes" in capsys.readouterr().out
