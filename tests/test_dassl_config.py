@@ -1,9 +1,19 @@
 """Defaults, merges and the errors that answer mistakes."""
 
+import sys
+from types import SimpleNamespace
+
 import pytest
 from yacs.config import CfgNode
 
-from dassl.config import clean_cfg, declare_trainer_keys, get_cfg_default, merge_file, merge_opts
+from dassl.config import (
+    admit_foreign_keys,
+    clean_cfg,
+    declare_trainer_keys,
+    get_cfg_default,
+    merge_file,
+    merge_opts,
+)
 from dassl.engine import TRAINER_REGISTRY
 
 
@@ -97,3 +107,60 @@ def test_frozen_configuration_takes_items():
         cfg.OPTIM.LR = 1.0
     cfg.OPTIM["LR"] = 1.0
     assert cfg.OPTIM.LR == 1.0
+
+
+class _Foreign:
+    """A trainer class as code written for Dassl has it: it declares nothing."""
+
+
+def _admitted(monkeypatch, module=None):
+    if module is not None:
+        monkeypatch.setitem(sys.modules, "foreign", module)
+        monkeypatch.setattr(_Foreign, "__module__", "foreign")
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Foreign", _Foreign)
+    cfg = get_cfg_default()
+    cfg.TRAINER.COOP = CfgNode({"N_CTX": 16, "CTX_INIT": ""})
+    admit_foreign_keys(cfg, "Foreign")
+    return cfg
+
+
+def test_keys_of_a_trainer_that_declares_nothing(monkeypatch, tmp_path, capsys):
+    cfg = _admitted(monkeypatch)
+    text = "TRAINER:\n  MINE: {N_CTX: 4, LR: 1e-4, WORDS: a photo of a}\nLOSS: {T: 1}\nOPTIM: {LR_EXP: 2.0, LR: 0.5}\n"
+    with pytest.raises(ValueError, match=r"OPTIM\.LR"):  # known keys keep their type
+        merge_file(cfg, _yaml(tmp_path, text.replace("LR: 0.5", "LR: x")))
+    capsys.readouterr()
+    cfg = _admitted(monkeypatch)
+    merge_file(cfg, _yaml(tmp_path, text))
+    assert cfg.TRAINER.MINE == {"N_CTX": 4, "LR": 1e-4, "WORDS": "a photo of a"}
+    assert (cfg.LOSS.T, cfg.OPTIM.LR_EXP, cfg.OPTIM.LR) == (1, 2.0, 0.5)
+    assert "no default for TRAINER.MINE.N_CTX, TRAINER.MINE.LR, " in capsys.readouterr().out
+    merge_opts(cfg, ["TRAINER.COOP.CTX_INIT", "True", "TRAINER.MINE.N_CTX", "8"])
+    merge_opts(cfg, ["TRAINER.NEW.PREC", "fp32", "DEVICE", "0"])
+    assert (cfg.TRAINER.COOP.CTX_INIT, cfg.TRAINER.COOP.N_CTX, cfg.TRAINER.MINE.N_CTX) == (True, 16, 8)
+    assert (cfg.TRAINER.NEW.PREC, cfg.DEVICE) == ("fp32", 0)
+    with pytest.raises(ValueError, match=r"OPTIM\.LR\.X"):
+        merge_opts(cfg, ["OPTIM.LR.X", "1"])
+    merge_opts(cfg.clone(), ["TRAINER.NEWER.PREC", "fp32"])
+
+
+def test_a_foreign_module_extends_the_configuration(monkeypatch):
+    def extend_cfg(cfg):
+        cfg.TRAINER.MINE = CfgNode({"N_CTX": 4})
+        cfg.LOSS = CfgNode({"T": 1.0})
+
+    cfg = _admitted(monkeypatch, SimpleNamespace(extend_cfg=extend_cfg))
+    merge_opts(cfg, ["TRAINER.MINE.N_CTX", "8", "LOSS.T", "2.0"])
+    assert (cfg.TRAINER.MINE.N_CTX, cfg.LOSS.T) == (8, 2.0)
+    with pytest.raises(ValueError, match=r"do you mean \['TRAINER\.MINE\.N_CTX'"):
+        merge_opts(cfg, ["TRAINER.MINE.N_CTXX", "8"])
+
+
+def test_own_trainers_stay_strict(monkeypatch):
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Mine", type("Mine", (), {"CONFIG": {}}))
+    cfg = get_cfg_default()
+    admit_foreign_keys(cfg, "Mine")
+    with pytest.raises(ValueError, match="unknown configuration key"):
+        merge_opts(cfg, ["TRAINER.MINE.N_CTX", "8"])
+    with pytest.raises(ValueError, match=r'unknown trainer "Mien": do you mean \[.*Mine'):
+        admit_foreign_keys(cfg, "Mien")

@@ -126,6 +126,22 @@ def test_registry():
         registry.get("Secnd")
 
 
+@pytest.mark.parametrize("own_first", [True, False])
+def test_a_replaceable_object_gives_its_name_up(own_first, capsys):
+    own = type("Same", (), {"replaceable": True, "__module__": "own"})
+    other = type("Same", (), {"__module__": "other"})
+    registry = utils.Registry("TRAINER")
+    for kind in (own, other) if own_first else (other, own):
+        assert registry.register(kind) is kind
+    assert registry.get("Same") is other
+    assert "trainer Same: that of other replaces that of own" in capsys.readouterr().out
+    with pytest.raises(KeyError, match="already registered"):
+        registry.register(type("Same", (), {}))
+    registry.register(own, force=True)
+    with pytest.raises(KeyError, match="already registered"):
+        registry.register(type("Same", (own,), {}))
+
+
 def test_meters():
     meter = utils.AverageMeter()
     meter.update(2.0)

@@ -1,15 +1,20 @@
 """The configuration: a YACS tree, and merges whose errors say which key was meant."""
 
+import functools
+import logging
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
 
 import yaml
 from yacs.config import CfgNode
 
 from dassl.config.defaults import DEFAULTS
-from dassl.utils import did_you_mean
+from dassl.utils import check_availability, did_you_mean
 
-__all__ = ["clean_cfg", "declare_trainer_keys", "get_cfg_default", "merge_file", "merge_opts"]
+__all__ = ["admit_foreign_keys", "clean_cfg", "declare_trainer_keys", "get_cfg_default", "merge_file", "merge_opts"]
+
+logger = logging.getLogger(__name__)
 
 
 def get_cfg_default() -> CfgNode:
@@ -38,6 +43,51 @@ def declare_trainer_keys(cfg: CfgNode) -> None:
             node.update({key: value for key, value in defaults.clone().items() if key not in node})
 
 
+def admit_foreign_keys(cfg: CfgNode, name: str) -> None:
+    """Make room in ``cfg`` for the keys of a trainer that was written for a ``train.py`` of its own.
+
+    A trainer class with ``CONFIG`` declares its keys, and nothing happens.  For any other, ``extend_cfg(cfg)`` of its
+    module is called, as that ``train.py`` would do.  Where there is none, every key that files and options name from
+    here on is taken as the trainer's own, and what they give under ``TRAINER`` may be of any type.
+
+    Raises:
+        ValueError: no trainer of this name is registered.
+    """
+    from dassl.engine.build import TRAINER_REGISTRY
+
+    check_availability(name, TRAINER_REGISTRY.registered_names(), "trainer")
+    trainer = TRAINER_REGISTRY.get(name)
+    if hasattr(trainer, "CONFIG"):
+        return
+    extend_cfg = getattr(sys.modules[trainer.__module__], "extend_cfg", None)
+    if extend_cfg is None:
+        cfg.set_new_allowed(True)
+    else:
+        extend_cfg(cfg)
+
+
+def _admit(cfg: CfgNode, keys: Iterable[str], source: str) -> None:
+    """Give ``cfg`` those of the keys that it does not have; a value of None takes any type when it is merged."""
+    new = []
+    for key in keys:
+        *path, leaf = key.split(".")
+        node = functools.reduce(_child, path, cfg)
+        if node is None or isinstance(node.get(leaf), CfgNode):
+            continue
+        if leaf not in node:
+            new.append(key)
+        if leaf not in node or path[:1] == ["TRAINER"]:
+            node[leaf] = None
+    if new:
+        logger.info("%s: no default for %s; taken as the trainer's own", source, ", ".join(new))
+
+
+def _child(node: CfgNode | None, name: str) -> CfgNode | None:
+    """Return the node of this name below ``node``, made if missing; None where a value has the name."""
+    child = None if node is None else node.setdefault(name, CfgNode())
+    return child if isinstance(child, CfgNode) else None
+
+
 def merge_file(cfg: CfgNode, path: str) -> None:
     """Merge a YAML file into ``cfg``.
 
@@ -53,6 +103,8 @@ def merge_file(cfg: CfgNode, path: str) -> None:
             loaded = CfgNode(yaml.safe_load(file) or {})
         except (yaml.YAMLError, AssertionError, AttributeError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no configuration file: {error}") from error
+    if cfg.is_new_allowed():
+        _admit(cfg, _dotted(loaded), path)
     _check_keys(cfg, _dotted(loaded), path)
     _merge(cfg.merge_from_other_cfg, loaded, path)
 
@@ -66,6 +118,8 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     source = "the command line"
     if len(opts) % 2:
         raise ValueError(f"{source}: options come as KEY VALUE pairs, but {opts[-1]!r} has no partner in {list(opts)}")
+    if cfg.is_new_allowed():
+        _admit(cfg, opts[::2], source)
     _check_keys(cfg, opts[::2], source)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
         _merge(cfg.merge_from_list, [key, value], f"{source}: {key}")

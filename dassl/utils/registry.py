@@ -38,16 +38,28 @@ class Registry:
     def register(self, obj: Any = None, force: bool = False) -> Any:
         """Register ``obj``, or return a decorator that does.
 
+        An object with a true attribute ``replaceable`` gives its name up to one without, whichever comes first: so a
+        file that is dropped into a folder replaces what has the same name there.
+
         Raises:
-            KeyError: another object has the name, and ``force`` is not set.
+            KeyError: another object has the name, neither gives it up, and ``force`` is not set.
         """
         if obj is None:
             return self._decorator(force)
         name = obj.__name__
-        if name in self._objects and not force:
-            raise KeyError(f'An object named "{name}" was already registered in "{self._name}" registry')
-        self._objects[name] = obj
+        self._objects[name] = obj if force else self._holder(name, obj)
         return obj
+
+    def _holder(self, name: str, obj: Any) -> Any:
+        """Return the object that is to have ``name``: ``obj``, or the one that has it."""
+        known = self._objects.get(name)
+        if known is None:
+            return obj
+        if _replaceable(known) == _replaceable(obj):
+            raise KeyError(f'An object named "{name}" was already registered in "{self._name}" registry')
+        holder, other = (known, obj) if _replaceable(obj) else (obj, known)
+        logger.warning("%s %s: that of %s replaces that of %s", self.kind, name, holder.__module__, other.__module__)
+        return holder
 
     def _decorator(self, force: bool) -> Callable[[Any], Any]:
         return lambda obj: self.register(obj, force)
@@ -61,6 +73,10 @@ class Registry:
     def registered_names(self) -> list[str]:
         """Return all names, in the order of registration."""
         return list(self._objects)
+
+
+def _replaceable(obj: Any) -> bool:
+    return getattr(obj, "replaceable", False)
 
 
 def build_from(registry: Registry, name: str, cfg: Any, **kwargs: Any) -> Any:
