@@ -31,11 +31,11 @@ def convert_weights(model: nn.Module) -> None:
 
 def convert_all(model: nn.Module) -> None:
     """Convert, in place, everything but the scale and the bias of the logits to half precision."""
+    kept = {name: getattr(model, name, None) for name in ("logit_scale", "logit_bias")}
+    kept = {name: parameter.data for name, parameter in kept.items() if parameter is not None}
     model.half()
-    for name in ("logit_scale", "logit_bias"):
-        parameter = getattr(model, name, None)
-        if parameter is not None:
-            parameter.data = full(parameter.data)
+    for name, value in kept.items():
+        getattr(model, name).data = value
 
 
 class Precision:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import full, whole
 
 # own parameter name -> name in the official checkpoints, as (pattern, replacement)
 Names = tuple[tuple[str, str], ...]
@@ -21,6 +21,11 @@ IMAGE_PROMPT_NAMES: Names = (
 )
 TEXT_PROMPT_NAMES: Names = ((r"text_prompts\.tokens\.(\d+)", r"text_encoder.transformer.resblocks.\1.VPT_shallow"),)
 CONTEXT_NAMES: Names = ((r"context\.vectors", "prompt_learner.ctx"),)
+
+
+def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of the logits (B, C) are largest at their label (B,), in percent; a scalar."""
+    return 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)
 
 
 class Method(nn.Module):
@@ -60,7 +65,9 @@ class Method(nn.Module):
 
     def logits(self, z: Tensor, t: Tensor) -> Tensor:
         """Scaled cosine (B, C) of image features (B, E) and text features (C, E)."""
-        logits = full(self.backbone.logit_scale) * F.normalize(z, dim=-1) @ F.normalize(t, dim=-1).T
+        with whole(z):
+            scaled = full(self.backbone.logit_scale) * F.normalize(full(z), dim=-1)
+            logits = scaled @ F.normalize(full(t), dim=-1).T
         bias = self.backbone.logit_bias
         return logits if bias is None else logits + bias
 
@@ -68,8 +75,7 @@ class Method(nn.Module):
         """The training loss (a scalar) and what the log shows of it."""
         logits = self(images)
         loss = F.cross_entropy(logits, labels)
-        accuracy = 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)
-        return loss, {"loss": loss, "acc": accuracy}
+        return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
 
     def once(self, key: str, compute):
         """The value of `compute()`; in evaluation it is computed once until the mode or the weights change."""
@@ -109,8 +115,8 @@ class Method(nn.Module):
         """Take the learned state from a checkpoint of this project or from an official one.
 
         An official whole-model checkpoint holds frozen weights as well: they are passed over. Names of a checkpoint
-        that registered only a part of the model (`ctx` of the prompt learner) are recognised. `strict` and `assign` have
-        no effect: the check is always strict about what is learned, and values are always copied.
+        that registered only a part of the model (`ctx` of the prompt learner) are recognised. `strict` and `assign`
+        have no effect: the check is always strict about what is learned, and values are always copied.
 
         Raises:
             ValueError: something learned is missing, has another shape, or the checkpoint holds prompts that this
@@ -144,8 +150,8 @@ class Method(nn.Module):
         if self.owns_classes and trained != self.classnames:
             raise ValueError(
                 f"trained on other classes ({len(trained)}: {', '.join(trained[:3])}, ...), and what "
-                f"{type(self).__name__.removesuffix('Method')} learns belongs to its classes: it cannot be evaluated on "
-                "this list"
+                f"{type(self).__name__.removesuffix('Method')} learns belongs to its classes: it cannot be evaluated "
+                "on this list"
             )
         return state
 

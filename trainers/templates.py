@@ -1,5 +1,9 @@
 """The sentences of zero-shot CLIP: a data set declares its own template; the prompt ensembles are here."""
 
+from importlib.util import find_spec
+from pathlib import Path
+from runpy import run_path
+
 DEFAULT = "a photo of a {}."
 
 # the seven that CLIP's authors selected for ImageNet
@@ -27,3 +31,14 @@ def ensemble_of(dataset: object, name: str) -> list[str]:
 def fill(template: str, classnames: list[str]) -> list[str]:
     """The template's sentence for each class; underscores in names become spaces."""
     return [template.format(name.replace("_", " ")) for name in classnames]
+
+
+def imagenet_templates() -> list[str]:
+    """The 80 templates of CLIP's authors for ImageNet, from the installed open_clip (whose import takes seconds)."""
+    spec = find_spec("open_clip")
+    if spec is None or spec.origin is None:
+        raise FileNotFoundError(
+            "the ImageNet templates come with open_clip, which is not installed: see requirements.txt"
+        )
+    lists = run_path(str(Path(spec.origin).parent / "zero_shot_metadata.py"))
+    return [template("{}") for template in lists["OPENAI_IMAGENET_TEMPLATES"]]

@@ -1,0 +1,236 @@
+"""CLIP-LoRA: low-rank additions to the query, key and value projections of both towers.
+
+Zanella, Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVPR Workshops 2024 (arXiv 2405.18541).
+
+Shape legend: N sequences, T tokens, C classes, E embedding width, D tower width, r rank.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
+from yacs.config import CfgNode
+
+from clip.backbone import Backbone
+from clip.precision import full
+from dassl.engine import TRAINER_REGISTRY
+from dassl.utils import stream_seed
+from trainers.base import MethodTrainer
+from trainers.method import Method
+from trainers.templates import DEFAULT, IMAGENET_SELECT, fill
+
+PROJECTIONS = ("q", "k", "v")
+ENCODERS = ("text", "vision", "both")
+# which of L blocks are adapted, as (first, past the last) in twelfths of L
+POSITIONS = {
+    "all": (0, 12),
+    "bottom": (0, 4),
+    "mid": (4, 8),
+    "up": (8, 12),
+    "half-bottom": (0, 6),
+    "half-up": (6, 12),
+    "top3": (9, 12),
+}
+
+
+class LowRank(nn.Module):
+    """The addition to one projection: `(alpha / sqrt(r)) B A drop(x)` (paper, equation 3; the root is the code's).
+
+    Learned: `w_lora_A` (r, D) and `w_lora_B` (D, r), which starts at zero.
+    """
+
+    def __init__(self, width: int, rank: int, alpha: float, dropout: float):
+        super().__init__()
+        self.scale = alpha / rank**0.5
+        self.dropout = dropout
+        self.stream = 0  # of the dropout; another one for each step
+        self.w_lora_A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(rank, width), a=5**0.5))
+        self.w_lora_B = nn.Parameter(torch.zeros(width, rank))
+
+    def drop(self, x: Tensor) -> Tensor:
+        """Dropout of (N, T, D) as a function of `stream`: what else draws random numbers does not matter to it."""
+        if not self.training or self.dropout == 0:
+            return x
+        generator = torch.Generator(x.device).manual_seed(self.stream)
+        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
+        return x * kept / (1 - self.dropout)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, D)."""
+        a, b = self.w_lora_A.to(x.dtype), self.w_lora_B.to(x.dtype)
+        return self.scale * F.linear(F.linear(self.drop(x), a), b)
+
+
+class BlockDelta(nn.ModuleDict):
+    """The additions to the projections of one block, by name: `q_proj`, `k_proj`, `v_proj`, or some of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (N, T, 3 D), zero where a projection is not adapted."""
+        parts = [self[f"{p}_proj"](x) if f"{p}_proj" in self else torch.zeros_like(x) for p in PROJECTIONS]
+        return torch.cat(parts, dim=-1)
+
+
+class TowerDeltas(nn.ModuleDict):
+    """The additions to the blocks of one tower, by block number.
+
+    Args:
+        width: D. layers: blocks of the tower.
+        position: which of them are adapted, one of `POSITIONS`; None for none.
+        params: which projections.
+        settings: `rank`, `alpha`, `dropout` of `LowRank`.
+    """
+
+    def __init__(self, width: int | None, layers: int, position: str | None, params: Sequence[str], **settings: float):
+        first, stop = (layers * twelfths // 12 for twelfths in POSITIONS[position]) if position else (0, 0)
+        super().__init__(
+            {str(i): BlockDelta({f"{p}_proj": LowRank(width, **settings) for p in params}) for i in range(first, stop)}
+        )
+        self.layers = layers
+
+    def per_block(self) -> list[BlockDelta | None]:
+        """One entry per block of the tower, None where it is not adapted; empty if none is."""
+        blocks = dict(self.items())
+        return [blocks.get(str(i)) for i in range(self.layers)] if blocks else []
+
+
+class CLIPLoRAMethod(Method):
+    """CLIP with adapted towers and one template.
+
+    Learned: per adapted block `text.<block>.<q|k|v>_proj.w_lora_A` and `w_lora_B`, and `vision. ...`. At the start the
+    method is zero-shot CLIP.
+
+    Args:
+        backbone: the frozen CLIP.
+        classnames: the classes.
+        template: the sentence of a class.
+        rank: r. alpha: the scale of the additions times the root of r. dropout: on the input of the additions.
+        encoder: which towers are adapted: "text", "vision", "both".
+        position: which blocks, one of `POSITIONS`.
+        params: which projections, some of "q", "k", "v".
+
+    Raises:
+        ValueError: a value out of range (named), or a tower that has no attention blocks to adapt.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classnames: list[str],
+        template: str = DEFAULT,
+        rank: int = 2,
+        alpha: float = 1.0,
+        dropout: float = 0.25,
+        encoder: str = "both",
+        position: str = "all",
+        params: Sequence[str] = PROJECTIONS,
+    ):
+        _check(backbone, rank, dropout, encoder, position, params)
+        settings = {"rank": rank, "alpha": alpha, "dropout": dropout}
+        in_text, in_vision = (position if encoder in (name, "both") else None for name in ("text", "vision"))
+        text = TowerDeltas(backbone.text_width, backbone.text_layers, in_text, params, **settings)
+        vision = TowerDeltas(backbone.vision_width, backbone.vision_layers, in_vision, params, **settings)
+        super().__init__(backbone.adapted(image=vision.per_block(), text=text.per_block()), classnames)
+        self.text, self.vision = text, vision
+        self.register_buffer("tokens", backbone.tokenize(fill(template, classnames)), persistent=False)
+
+    def text_features(self) -> Tensor:
+        """Features (C, E) of the template's sentences through the adapted tower."""
+        return full(self.backbone.encode_text(self.tokens))
+
+    def choose_dropout(self, seed: int, *keys: str | int) -> None:
+        """Choose what the forward passes drop from now on: a function of (seed, keys) and the place in the towers."""
+        for name, module in self.named_modules():
+            if isinstance(module, LowRank):
+                module.stream = stream_seed(seed, "dropout", *keys, name)
+
+
+def _check(backbone: Backbone, rank: int, dropout: float, encoder: str, position: str, params: Sequence[str]) -> None:
+    """Refuse values out of range, by the names of their keys."""
+    choices = (("ENCODER", encoder, ENCODERS), ("POSITION", position, tuple(POSITIONS)))
+    for key, value, allowed in choices:
+        if value not in allowed:
+            raise ValueError(f"TRAINER.CLIP_LORA.{key} is {value!r}, but must be one of {', '.join(allowed)}")
+    if not params or not set(params) <= set(PROJECTIONS):
+        raise ValueError(f"TRAINER.CLIP_LORA.PARAMS is {tuple(params)}, but must be some of {', '.join(PROJECTIONS)}")
+    if rank < 1:
+        raise ValueError(f"TRAINER.CLIP_LORA.RANK is {rank}, but must be at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"TRAINER.CLIP_LORA.DROPOUT is {dropout}, but must lie in [0, 1)")
+    if encoder != "text" and backbone.vision_width is None:
+        raise ValueError(
+            f"{backbone.name} is a ResNet: its image tower has no attention blocks to adapt; set "
+            "TRAINER.CLIP_LORA.ENCODER to 'text' or choose a ViT"
+        )
+
+
+@TRAINER_REGISTRY.register()
+class CLIP_LoRA(MethodTrainer):
+    """Trains CLIP-LoRA. The learning rate follows the steps; their number may be given per shot."""
+
+    node = "CLIP_LORA"
+    stackable = False  # each run draws its own dropout
+    registered = "clip_lora"
+    lr_per_step = True
+    CONFIG = {
+        "CLIP_LORA": CfgNode(
+            {
+                "RANK": 2,
+                "ALPHA": 1.0,
+                "DROPOUT": 0.25,
+                "ENCODER": "both",
+                "POSITION": "all",
+                "PARAMS": PROJECTIONS,
+                "N_ITERS": 0,  # steps per shot, in place of OPTIM.MAX_EPOCH; 0: the epochs count
+                "LR_MIN": 1e-6,  # where the cosine ends
+                "PREC": "amp",
+            }
+        )
+    }
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse steps per shot without shots."""
+        super().check_cfg(cfg)
+        steps = cfg.TRAINER.CLIP_LORA.N_ITERS
+        if steps > 0 and cfg.DATASET.NUM_SHOTS < 1:
+            raise ValueError(
+                f"TRAINER.CLIP_LORA.N_ITERS is {steps} steps per shot, but there are no shots: set DATASET.NUM_SHOTS, or "
+                "N_ITERS to 0 and OPTIM.MAX_EPOCH"
+            )
+
+    def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
+        """CLIP-LoRA as the keys say; one template serves all data sets, another one ImageNet and its variants."""
+        keys = self.settings
+        template = IMAGENET_SELECT[0] if self.cfg.DATASET.NAME.startswith("ImageNet") else DEFAULT
+        names = ("RANK", "ALPHA", "DROPOUT", "ENCODER", "POSITION", "PARAMS")
+        return CLIPLoRAMethod(backbone, classnames, template, *(keys[name] for name in names))
+
+    def build_model(self) -> None:
+        """As always, after finding out how many steps and epochs there are."""
+        per_epoch, wanted = len(self.train_loader_x), self.settings.N_ITERS * self.cfg.DATASET.NUM_SHOTS
+        self.num_steps = wanted if self.settings.N_ITERS > 0 else self.max_epoch * per_epoch
+        self.max_epoch = math.ceil(self.num_steps / per_epoch)
+        super().build_model()
+
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+        """As OPTIM says; a cosine ends at LR_MIN with the last step."""
+        optim, sched = super().build_optim(trainable)
+        if isinstance(sched, CosineAnnealingLR):
+            sched.T_max, sched.eta_min = self.num_steps, self.settings.LR_MIN
+        return optim, sched
+
+    def epoch_batches(self) -> tuple[int, Iterable[Any]]:
+        """The batches of an epoch; the last epoch ends with the last step."""
+        number, batches = super().epoch_batches()
+        number = min(number, self.num_steps - self.epoch * number)
+        return number, itertools.islice(batches, number)
+
+    def forward_backward(self, batch) -> dict:
+        """One step, with a dropout of its own."""
+        self.model.choose_dropout(self.cfg.SEED, self.epoch, self.batch_idx)
+        return super().forward_backward(batch)
