@@ -14,7 +14,8 @@ import pytest
 from dataset_trees import TREES, config, load, rows
 
 import datasets
-from dassl.data.datasets import Datum
+from dassl.config import get_cfg_default
+from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets import caches
 from datasets.fewshot import FewShotDataset
 from datasets.splits import Item, Split, subsample_split
@@ -293,6 +294,69 @@ def test_lists_do_not_depend_on_the_order_of_the_file_system(tmp_path, monkeypat
         monkeypatch.setattr(os, "scandir", lambda path, real=real_scandir: Reversed(list(real(path))[::-1]))
         assert [rows(load(name, root, seed=1), part) for part in ("train_x", "test")] == made[name]
         monkeypatch.undo()
+
+
+FOREIGN = '''
+import os
+import pickle
+
+from dassl.data.datasets import DATASET_REGISTRY, Datum, DatasetBase
+from dassl.utils import mkdir_if_missing
+
+from .dtd import DescribableTextures as DTD
+from .oxford_pets import OxfordPets
+
+
+@DATASET_REGISTRY.register()
+class ForeignTextures(DatasetBase):
+    dataset_dir = "dtd"
+
+    def __init__(self, cfg):
+        self.dataset_dir = os.path.join(os.path.abspath(cfg.DATASET.ROOT), self.dataset_dir)
+        self.image_dir = os.path.join(self.dataset_dir, "images")
+        split_path = os.path.join(self.dataset_dir, "split_foreign.json")
+        self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
+        mkdir_if_missing(self.split_fewshot_dir)
+        if os.path.exists(split_path):
+            train, val, test = OxfordPets.read_split(split_path, self.image_dir)
+        else:
+            train, val, test = DTD.read_and_split_data(self.image_dir)
+            OxfordPets.save_split(train, val, test, split_path, self.image_dir)
+        shots = cfg.DATASET.NUM_SHOTS
+        path = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{cfg.SEED}.pkl")
+        train = self.generate_fewshot_dataset(train, num_shots=shots)
+        val = self.generate_fewshot_dataset(val, num_shots=min(shots, 4))
+        with open(path, "wb") as file:
+            pickle.dump({"train": train, "val": val}, file, protocol=pickle.HIGHEST_PROTOCOL)
+        train, val, test = OxfordPets.subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
+        super().__init__(train_x=train, val=val, test=test)
+'''
+
+
+def test_file_written_for_the_family_works_when_dropped_in(tmp_path, monkeypatch):
+    """Its seeded draw, its pickle and its halves agree with those of the project's own class for the same split."""
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code/foreign_textures.py").write_text(FOREIGN)
+    monkeypatch.setattr(datasets, "__path__", [*datasets.__path__, str(tmp_path / "code")])
+    datasets._import_modules(tmp_path / "code")
+    TREES["DescribableTextures"](tmp_path)
+    ours = load("DescribableTextures", tmp_path, shots=2, subsample="new")
+    random.seed(1)
+    theirs = load("ForeignTextures", tmp_path, shots=2, subsample="new")
+    for part in ("train_x", "val", "test"):
+        assert rows(theirs, part) == rows(ours, part)
+    for path in Path(ours.split_fewshot_dir).glob("*.json"):
+        path.unlink()
+    from_pickle = load("DescribableTextures", tmp_path, shots=2, subsample="new")
+    assert rows(from_pickle, "train_x") == rows(ours, "train_x")
+    assert not list(Path(ours.split_fewshot_dir).glob("*.json"))
+
+
+def test_a_key_has_one_default(monkeypatch):
+    kind = DATASET_REGISTRY.get("Food101")
+    monkeypatch.setattr(kind, "CONFIG", {"TEMPLATE": "x {}"})
+    with pytest.raises(ValueError, match=r"DATASET.TEMPLATE: FewShotDataset declares .* '', Food101 'x \{\}'"):
+        datasets.declare_keys(get_cfg_default())
 
 
 def test_import_names_a_broken_file(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Split files: what is written comes back, and nothing but a split file is taken for one."""
 
 import json
+import pickle
 import random
 
 import pytest
@@ -8,7 +9,8 @@ from dataset_trees import TREES, load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+from datasets import caches
 from datasets.splits import (
     Item,
     Split,
@@ -74,6 +76,23 @@ def test_any_bytes_are_a_value_error_naming_the_file(tmp_path, content):
     path.write_bytes(content)
     with pytest.raises(ValueError, match=r"split.json"):
         read_split_file(str(path))
+
+
+@same_folder
+@given(data=st.data(), protocol=st.integers(2, pickle.HIGHEST_PROTOCOL))
+def test_damaged_pickles_are_read_or_value_errors_naming_the_file(tmp_path, data, protocol):
+    datum = Datum.__new__(Datum)
+    datum.__dict__.update(_impath="data/images/a.jpg", _label=0, _domain=0, _classname="a")
+    content = bytearray(pickle.dumps({"train": [datum], "val": []}, protocol=protocol))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (tmp_path / "draw.pkl").write_bytes(content)
+    try:
+        read = caches.read_pickle(str(tmp_path / "draw.pkl"), "images")
+    except ValueError as error:
+        assert "draw.pkl" in str(error)  # noqa: PT017 - either outcome is right
+    else:
+        assert all(isinstance(item, Item) for items in read.values() for item in items)
 
 
 @pytest.mark.parametrize("text", ["[" * 100000, '{"train": [], "val": []}', '{"train": [], "val": [], "test": []}'])
