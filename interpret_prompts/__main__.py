@@ -45,10 +45,11 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
         if path is None:
             raise FileNotFoundError(f"{args.checkpoint} is no folder of checkpoints: it has no file named checkpoint")
     checkpoint = load_checkpoint(path)
-    vectors = text_vectors(checkpoint.get("state_dict", checkpoint), checkpoint.get("classnames", ()))
+    state, classnames = checkpoint.get("state_dict", checkpoint), checkpoint.get("classnames", ())
     node = checkpoint.get("config", {}).get("MODEL", {}).get("BACKBONE", {})
     name = args.backbone or checkpoint.get("backbone") or BACKBONE
     backbone = load_backbone(name, args.backbone_path or ("" if args.backbone else node.get("PATH", "")))
+    vectors = text_vectors(state, backbone.text_layers, classnames)
     words, table = vocabulary(backbone)
     yield f"{path}: {args.topk} nearest of {len(words)} words of {name}, Euclidean distance in brackets"
     for title, block in vectors.items():

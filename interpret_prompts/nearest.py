@@ -23,10 +23,11 @@ DEEP = (
 )
 
 
-def text_vectors(state: Mapping[str, Tensor], classnames: Sequence[str] = ()) -> dict[str, Tensor]:
+def text_vectors(state: Mapping[str, Tensor], blocks: int, classnames: Sequence[str] = ()) -> dict[str, Tensor]:
     """The learned vectors of a checkpoint's state that live among word embeddings, each (n, D), by title.
 
-    Class-specific contexts (C, n, D) give one entry per class, named if the class names are known.
+    Class-specific contexts (C, n, D) give one entry per class, named if the class names are known. Of MaPLe, what lies
+    beyond the last of the text tower's `blocks` is passed over: no word ever stands beside it.
 
     Raises:
         ValueError: there are none.
@@ -43,7 +44,7 @@ def text_vectors(state: Mapping[str, Tensor], classnames: Sequence[str] = ()) ->
         for pattern, offset in DEEP:
             if match := pattern.fullmatch(key):
                 deep[int(match[1]) + offset] = value
-    found |= {f"prompt before text block {i}": deep[i] for i in sorted(deep)}
+    found |= {f"prompt before text block {i}": deep[i] for i in sorted(deep) if i < blocks}
     if not found:
         raise ValueError("the checkpoint holds no learned text context: only those can be read as words")
     return found

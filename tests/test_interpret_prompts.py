@@ -39,7 +39,7 @@ def save(path, method, **extras):
 
 
 def test_a_context_that_starts_from_words_reads_as_these_words(backbone):
-    vectors = text_vectors(CoOpMethod(backbone, CLASSES, init="a photo of a").state_dict())
+    vectors = text_vectors(CoOpMethod(backbone, CLASSES, init="a photo of a").state_dict(), 3)
     words, table = vocabulary(backbone)
     rows = nearest_words(vectors["context"], words, table, 2)
     assert [row[0] for row in rows] == [(word, 0.0) for word in WORDS]
@@ -73,27 +73,27 @@ def test_words_that_were_never_trained_are_left_out():
         (lambda b: CoCoOpMethod(b, CLASSES, 3), ["context"]),
         (lambda b: CoOpMethod(b, CLASSES, 3, class_specific=True), PER_CLASS),
         (lambda b: IVLPMethod(b, CLASSES), DEEP),
-        (lambda b: MaPLeMethod(b, CLASSES, depth=3), DEEP),
+        (lambda b: MaPLeMethod(b, CLASSES, depth=9), DEEP),
         (lambda b: APEXMethod(b, CLASSES), ["context"]),
     ],
 )
 def test_what_is_read_of_each_method(backbone, build, titles):
     method = build(backbone)
     for state in (method.state_dict(), {f"module.{key}": value for key, value in method.state_dict().items()}):
-        vectors = text_vectors(state, CLASSES)
+        vectors = text_vectors(state, 3, CLASSES)
         assert list(vectors) == titles
         assert all(value.shape[1:] == (64,) for value in vectors.values())
 
 
 def test_bare_names_and_unknown_classes(backbone):
     state = {"ctx": torch.zeros(2, 3, 64), "token_prefix": torch.zeros(2, 1, 64)}
-    assert list(text_vectors(state)) == ["context of class number 0", "context of class number 1"]
-    assert list(text_vectors({"ctx": torch.zeros(3, 64)})) == ["context"]
+    assert list(text_vectors(state, 3)) == ["context of class number 0", "context of class number 1"]
+    assert list(text_vectors({"ctx": torch.zeros(3, 64)}, 3)) == ["context"]
 
 
 def test_frozen_prompts_of_an_official_checkpoint_are_passed_over():
     key = "clip_model_temp.transformer.resblocks.1.VPT_shallow"
-    assert list(text_vectors({"prompt_learner.ctx": torch.zeros(2, 64), key: torch.zeros(2, 64)})) == ["context"]
+    assert list(text_vectors({"prompt_learner.ctx": torch.zeros(2, 64), key: torch.zeros(2, 64)}, 3)) == ["context"]
 
 
 def test_command_line(backbone, weights, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """CoCoOp, VPT, IVLP, language-only prompting and MaPLe: start, gradients, checkpoints, refusals."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,8 +17,10 @@ from trainers.cocoop import CoCoOpMethod
 from trainers.coop import CoOpMethod
 from trainers.ivlp import IVLPMethod
 from trainers.maple import MaPLeMethod
+from trainers.stacked import joint_losses
 from trainers.vpt import VPTMethod
 
+SIZES = {**VIT, "embed_dim": 256}  # CoCoOp's hidden layer has a sixteenth of it
 BASE, NEW = ["golden_retriever", "tabby cat", "sushi"], ["bull mastiff", "apple pie"]
 WORDS = "a photo of a"
 METHODS = {
@@ -53,9 +56,14 @@ TRAINERS = {
 everyone = pytest.mark.parametrize("name", METHODS)
 
 
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="module")
 def backbone():
-    return openai_backbone("small ViT", random_state(VIT))
+    return openai_backbone("small ViT", random_state(SIZES))
 
 
 @pytest.fixture(scope="module")
@@ -176,10 +184,29 @@ def test_trainer_round_trip(backbone, tmp_path, name):
 
 
 @everyone
+def test_stacked_runs_take_the_steps_of_single_ones(backbone, name):
+    """Losses and gradients of three runs computed together are those of each run alone."""
+    precision = Precision("fp32", backbone.device)
+    requests, alone = [], []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        method = METHODS[name](backbone, BASE).train()
+        images, labels = draw(backbone, seed=seed), torch.randint(3, (4,))
+        loss, _ = method.loss(images, labels)
+        trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
+        alone.append((loss.detach(), torch.autograd.grad(loss, trained)))
+        requests.append((SimpleNamespace(model=method, precision=precision), images, labels))
+    answers = joint_losses(requests)
+    for (trainer, *_), (loss, _), (expected, gradients) in zip(requests, answers, alone, strict=True):
+        torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=1e-6)
+        for parameter, gradient in zip(trainer.model.parameters(), gradients, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-5)
+
+
+@everyone
 def test_half_weights_and_autocast(name):
     """The towers compute in fewer digits; what is learned and its gradients stay whole."""
-    backbone = openai_backbone("small ViT", random_state(VIT))
-    torch.manual_seed(0)
+    backbone = openai_backbone("small ViT", random_state(SIZES))
     method = METHODS[name](backbone, BASE)
     expected = evaluate(method)
     precision = Precision("bf16", backbone.device)
