@@ -45,6 +45,12 @@ def configuration(name: str, root: str) -> CfgNode:
     return cfg
 
 
+def configurations(names: list[str], root: str) -> dict[str, CfgNode]:
+    """The configuration of each name; `all` as the only name stands for every benchmark."""
+    chosen = benchmarks() if names == ["all"] else names
+    return {name: configuration(name, root) for name in chosen}
+
+
 def _kind(cfg: CfgNode) -> type[FewShotDataset]:
     name = cfg.DATASET.NAME
     if name not in DATASET_REGISTRY.registered_names():

@@ -286,9 +286,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     command = parser()
     args = command.parse_args(arguments)
-    names = catalogue.benchmarks() if args.names == ["all"] else args.names
     try:
-        configurations = {name: catalogue.configuration(name, args.root) for name in names}
+        configurations = catalogue.configurations(args.names, args.root)
     except (OSError, ValueError) as error:
         command.error(str(error))
     reports = [

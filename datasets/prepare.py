@@ -47,10 +47,13 @@ def announce(plans: dict[str, tuple[FewShotDataset, list[Part]]], root: str) -> 
     for name, (dataset, parts) in plans.items():
         logger.info("%s -> %s%s", name, dataset.dataset_dir, "" if parts else ": everything is there")
         for part in parts:
+            if not part.downloads:
+                logger.info("  %s, by hand: %s", part.what, part.by_hand.format(folder=dataset.dataset_dir))
+                continue
             size = fetch.size_of(part)
             total, unknown = total + (size or 0), unknown + (size is None)
-            source = fetch.address(part.downloads[0]) if part.downloads else "by hand"
-            logger.info("  %s: %s, %s", part.what, "size unknown" if size is None else human(size), source)
+            shown = "size unknown" if size is None else human(size)
+            logger.info("  %s: %s, %s", part.what, shown, fetch.address(part.downloads[0]))
     if not any(parts for _, parts in plans.values()):
         return
     there = root
@@ -103,9 +106,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     command = parser()
     args = command.parse_args(arguments)
-    names = catalogue.benchmarks() if args.names == ["all"] else args.names
     try:
-        configurations = {name: catalogue.configuration(name, args.root) for name in names}
+        configurations = catalogue.configurations(args.names, args.root)
         plans = _plans(configurations)
     except (OSError, ValueError) as error:
         command.error(str(error))
