@@ -30,14 +30,18 @@ class Case:
         self.compared: set[str] = set()
         self.worst: dict[str, tuple[float, str]] = {}
 
-    def backbone(self) -> Backbone:
-        """The random CLIP of the case."""
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights of the random CLIP of the case."""
         state = {}
         for item in self.entry["weights"]["entries"]:
             draw = np.random.RandomState(item["seed"]).standard_normal(int(np.prod(item["shape"])))
             value = (item["mean"] + item["std"] * draw).astype(np.float32).reshape(item["shape"])
             state[item["key"]] = torch.from_numpy(value)
-        return openai_backbone(self.name, state)
+        return state
+
+    def backbone(self) -> Backbone:
+        """The random CLIP of the case."""
+        return openai_backbone(self.name, self.state_dict())
 
     def tensor(self, key: str) -> Tensor:
         return torch.from_numpy(self.arrays[key])
