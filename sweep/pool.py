@@ -70,10 +70,17 @@ class Pool:
         slots: where workers run.
         logs: folder of the workers' logs.
         tell: called with a run and its message (`progress`, `done`, `failed`).
+        life: what a worker process does, with its pipe, its log and its number of threads.
     """
 
-    def __init__(self, slots: list[Slot], logs: str, tell: Callable[[Run, Message], None]):
-        self.slots, self.logs, self.tell = slots, logs, tell
+    def __init__(
+        self,
+        slots: list[Slot],
+        logs: str,
+        tell: Callable[[Run, Message], None],
+        life: Callable[[connection.Connection, str, int], None] = serve,
+    ):
+        self.slots, self.logs, self.tell, self.life = slots, logs, tell, life
         self.workers: dict[int, Worker] = {}  # by slot
         self.outcome = Outcome()
 
@@ -104,25 +111,38 @@ class Pool:
     def _assign(self, waiting: list[Run], own: set[str]) -> None:
         """Give every idle worker a run, starting workers where slots are free."""
         finished = {run.output_dir for run in self.outcome.done}
-        for index, slot in enumerate(self.slots):
-            ready = [run for run in waiting if run.needs not in own or run.needs in finished]
-            if not ready:
-                return
-            worker = self.workers.get(index)
-            if worker is None or not worker.process.is_alive():
-                worker = self.workers[index] = self._start(slot, index)
-            if worker.run is None:
-                run = next((run for run in ready if run.needs and run.needs == worker.last), ready[0])
-                waiting.remove(run)
-                worker.run = run
-                worker.pipe.send(run)
+        ready = [run for run in waiting if run.needs not in own or run.needs in finished]
+        idle = [index for index in range(len(self.slots)) if not (self._at(index) and self._at(index).run)]
+        for index in list(idle):  # first what a worker has trained itself: it may have it in memory
+            worker = self._at(index)
+            run = next((run for run in ready if worker and run.needs and run.needs == worker.last), None)
+            if run:
+                idle.remove(index)
+                self._give(index, run, waiting, ready)
+        for index in idle[: len(ready)]:
+            self._give(index, ready[0], waiting, ready)
+
+    def _at(self, index: int) -> Worker | None:
+        """The worker of a slot; None if there is none, or it died with nothing to do."""
+        worker = self.workers.get(index)
+        return worker if worker and (worker.run or worker.process.is_alive()) else None
+
+    def _give(self, index: int, run: Run, waiting: list[Run], ready: list[Run]) -> None:
+        """Send a run to the worker of a slot, which is started if there is none."""
+        worker = self._at(index)
+        if worker is None:
+            worker = self.workers[index] = self._start(self.slots[index], index)
+        waiting.remove(run)
+        ready.remove(run)
+        worker.run = run
+        worker.pipe.send(run)
 
     def _start(self, slot: Slot, index: int) -> Worker:
         """A new worker process."""
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         log = os.path.join(self.logs, f"worker{index}.log")
-        process = context.Process(target=serve, args=(theirs, log, slot.threads), name=f"worker{index}")
+        process = context.Process(target=self.life, args=(theirs, log, slot.threads), name=f"worker{index}")
         with _environment({"CUDA_VISIBLE_DEVICES": slot.gpu, **dict.fromkeys(THREADS, str(slot.threads))}):
             process.start()
         theirs.close()

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 CONFIGS = Path("configs")
-CARRIED = "drawn_"  # data sets of this project, which go with the CLIP that it carries
+CARRIED = ("drawn_", "digits")  # data sets that need no download, which go with the carried CLIP
 CARRIED_CONFIGS = "tiny_vit*.yaml"
 ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
 

@@ -1,11 +1,11 @@
 """Sweeps: what is planned, what counts as complete, and real runs over worker processes."""
 
+import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,6 @@ from results.records import read_metrics
 from results.seeds import parse_seeds
 from sweep import cli
 from sweep.plan import Setting, base2new
-from sweep.pool import Pool, Slot
 from sweep.recipes import config_of
 from sweep.state import AnotherConfiguration, compare, examine, failed, requested, started
 
@@ -159,8 +158,10 @@ def swept(tmp_path_factory, repo_root):
     """A sweep of two methods over two workers: its folder, status and output."""
     folder = tmp_path_factory.mktemp("sweep")
     words = _words(folder, ("ZeroshotCLIP", "CoOp"), "1-2", "--jobs", "2")
-    done = subprocess.run([sys.executable, "-m", "sweep", *words], cwd=repo_root, capture_output=True, text=True)
-    return folder, words, done
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.chdir(repo_root), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = cli.main(words)
+    return folder, words, subprocess.CompletedProcess(words, status, out.getvalue(), err.getvalue())
 
 
 def test_a_sweep_ends_with_the_table_and_its_commands(swept):
@@ -183,46 +184,22 @@ def test_the_same_line_again_runs_nothing(swept, capsys):
     assert captured.out.split("Each row")[0] == done.stdout.split("Each row")[0]
 
 
-def test_failed_and_dead_workers_are_named_and_the_rest_goes_on(swept, tmp_path):
-    folder, _, _ = swept
-    setting = _setting(tmp_path, root=str(folder / "data"), opts=tuple(FAST))
-    dying, dying_new, broken, broken_new = base2new(setting, ["CoOp"], ["drawn_thermal"])
-    Path(broken.output_dir, "prompt_learner").mkdir(parents=True)
-    Path(broken.output_dir, "prompt_learner", "checkpoint").write_text("model.pth.tar-1\n")
-    Path(broken.output_dir, "prompt_learner", "model.pth.tar-1").write_text("no checkpoint")
-    pool = Pool([Slot("", 1)], str(tmp_path / "logs"), lambda run, message: None)
-
-    def tell(run, message):
-        if message.kind == "progress" and run == dying:
-            os.kill(pool.workers[0].process.pid, signal.SIGKILL)
-
-    pool.tell = tell
-    outcome = pool.work([dying, dying_new, broken, broken_new])
-    assert outcome.done == []
-    assert "exit code -9" in outcome.failed[dying]
-    assert outcome.failed[dying_new].startswith("not tried")
-    assert outcome.failed[broken]
-    assert "model.pth.tar-1" in json.loads(Path(broken.output_dir, "failed.json").read_text())["reason"]
-    assert outcome.failed[broken_new].startswith("not tried")
-
-
-def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, repo_root):
+def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, capsys, monkeypatch):
     folder, _, done = swept
     words = _words(tmp_path, ("ZeroshotCLIP", "CoOp"), "1-2", "--root", str(folder / "data"))
-    line = [sys.executable, "-m", "sweep", *words]
-    process = subprocess.Popen(line, cwd=repo_root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    first = tmp_path / "out/base2new/train_base/drawn_thermal/shots_16/CoOp/tiny_vit_ep50_ctxv1/seed1/log.txt"
-    deadline = time.monotonic() + 120
-    while not (first.exists() and "epoch [" in first.read_text()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == cli.INTERRUPTED
-    assert "the same line goes on from here" in errors
-    again = subprocess.run(line, cwd=repo_root, capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert "0 runs complete" not in again.stderr
-    assert again.stdout.split("Each row")[0] == done.stdout.split("Each row")[0]
+
+    def interrupt(bar, run, message):
+        if message.kind == "progress":
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cli.Bar, "__call__", interrupt)
+        assert cli.main(words) == cli.INTERRUPTED
+    assert "the same line goes on from here" in capsys.readouterr().err
+    assert cli.main(words) == 0
+    again = capsys.readouterr()
+    assert "0 runs complete" not in again.err
+    assert again.out.split("Each row")[0] == done.stdout.split("Each row")[0]
     # One at a time and interrupted, or two at a time: the same numbers to the last digit.
     results = sorted((tmp_path / "out").rglob("metrics.json"))
     assert len(results) == 6
