@@ -199,8 +199,8 @@ class CLIP_LoRA(MethodTrainer):
         steps = cfg.TRAINER.CLIP_LORA.N_ITERS
         if steps > 0 and cfg.DATASET.NUM_SHOTS < 1:
             raise ValueError(
-                f"TRAINER.CLIP_LORA.N_ITERS is {steps} steps per shot, but there are no shots: set DATASET.NUM_SHOTS, or "
-                "N_ITERS to 0 and OPTIM.MAX_EPOCH"
+                f"TRAINER.CLIP_LORA.N_ITERS is {steps} steps per shot, but there are no shots: set DATASET.NUM_SHOTS, "
+                "or N_ITERS to 0 and OPTIM.MAX_EPOCH"
             )
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
