@@ -186,8 +186,9 @@ class Pool:
         if not worker.ready:
             raise RuntimeError(f"a worker process ended while starting (exit code {code}); {worker.log} says why")
         reason = f"its worker process died (exit code {code}; {worker.log})"
-        failed(worker.run, reason)
-        self._settle(worker.run, reason)
+        run, worker.run = worker.run, None
+        failed(run, reason)
+        self._settle(run, reason)
 
     def _end(self) -> None:
         """End all workers; one that is at work (only when the sweep itself is being ended) is stopped at once."""
