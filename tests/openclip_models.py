@@ -117,7 +117,7 @@ def register(folder: Path) -> None:
 
 def random_model(name: str, seed: int = 0) -> nn.Module:
     """The library's model with weights at which every part matters: no zero biases, no damped projections."""
-    model = openclip.new_model(name, CONFIGS[name]).eval()
+    model = openclip.new_model(CONFIGS[name]).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, value in model.state_dict().items():
