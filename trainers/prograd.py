@@ -49,7 +49,8 @@ def prograd_context(backbone: Backbone, classnames: list[str], n: int, template:
     if count > n:
         raise ValueError(f"TRAINER.PROGRAD.N_CTX is {n}, but the words that it starts from are {count}: {words!r}")
     vectors = torch.zeros(n, backbone.text_width, device=backbone.device)
-    vectors[n - count :] = backbone.token_embedding(backbone.tokenize([words]))[0, 1 : 1 + count]
+    start = backbone.context_start
+    vectors[n - count :] = backbone.token_embedding(backbone.tokenize([words]))[0, start : start + count]
     prefix = " ".join([*[PLACEHOLDER] * (n - count), words])
     return ContextInit(vectors, [f"{prefix} {spoken(name)}." for name in classnames])
 
