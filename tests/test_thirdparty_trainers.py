@@ -27,9 +27,8 @@ LEARNED = {
     "CoupledTowers": 2 * 64 + 8 * 2 * 64 + 9 * (64 * 64 + 64),
 }
 NODE = "TRAINER.LEARNEDCONTEXT"  # its trainers declare no keys: what they read is given
-KEYS = dict.fromkeys(
-    ("LearnedContext", "ConditionalContext"), [f"{NODE}.N_CTX", "4", f"{NODE}.CTX_INIT", "", f"{NODE}.PREC", "fp32"]
-)
+GIVEN = [f"{NODE}.N_CTX", "4", f"{NODE}.CTX_INIT", "", f"{NODE}.PREC", "fp32"]
+KEYS = {"LearnedContext": GIVEN, "ConditionalContext": GIVEN}
 
 
 @pytest.fixture
