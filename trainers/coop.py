@@ -8,7 +8,7 @@ Shape legend: C classes, L tokens, n context tokens, D_t text width, E embedding
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip.backbone import Backbone, end_of_text
+from clip.backbone import Backbone
 from clip.precision import full
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import MethodTrainer
@@ -70,7 +70,7 @@ class CoOpMethod(ContextMethod):
         position: str = "end",
     ):
         names = backbone.tokenize([spoken(name) for name in classnames])
-        name_lengths = (end_of_text(names) - 1).tolist()
+        name_lengths = (backbone.end_of_text(names) - backbone.context_start).tolist()
         start = coop_context(backbone, classnames, n_ctx, init, class_specific)
         super().__init__(backbone, classnames, start, name_lengths, position)
         self.owns_classes = class_specific

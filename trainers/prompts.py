@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from clip.backbone import Backbone, end_of_text
+from clip.backbone import Backbone
 from clip.precision import full
 
 INIT_STD = 0.02
@@ -32,7 +32,7 @@ class ContextInit:
 
     Attributes:
         vectors: initial values, (n, D) or (C, n, D).
-        sentences: one per class; the tokens at positions 1..n are what the vectors replace.
+        sentences: one per class; their first n words, one token each, are what the vectors replace.
     """
 
     vectors: Tensor
@@ -48,12 +48,11 @@ def context_from_words(backbone: Backbone, words: str, n: int, sentences: list[s
     count = len(words.split())
     if n > count:
         raise ValueError(f"{n} context tokens (N_CTX) but the init text {words!r} (CTX_INIT) has only {count} words")
-    tokens = backbone.tokenize([words])
-    if int(end_of_text(tokens)) != count + 1:
-        raise ValueError(
-            f"CTX_INIT {words!r} has {count} words but {int(end_of_text(tokens)) - 1} tokens: use plain words"
-        )
-    return ContextInit(backbone.token_embedding(tokens)[0, 1 : 1 + n].clone(), sentences)
+    tokens, start = backbone.tokenize([words]), backbone.context_start
+    length = int(backbone.end_of_text(tokens)) - start
+    if length != count:
+        raise ValueError(f"CTX_INIT {words!r} has {count} words but {length} tokens: use plain words")
+    return ContextInit(backbone.token_embedding(tokens)[0, start : start + n].clone(), sentences)
 
 
 def random_context(backbone: Backbone, n: int, classnames: list[str], class_specific: bool = False) -> ContextInit:
@@ -64,6 +63,8 @@ def random_context(backbone: Backbone, n: int, classnames: list[str], class_spec
     """
     if n < 1:
         raise ValueError(f"a learned context needs at least one token, but N_CTX is {n}")
+    placeholder = backbone.end_of_text(backbone.tokenize([PLACEHOLDER]))
+    assert int(placeholder) == backbone.context_start + 1, f"{PLACEHOLDER!r} is not one token of {backbone.name}"
     shape = (len(classnames), n) if class_specific else (n,)
     prefix = " ".join([PLACEHOLDER] * n)
     sentences = [f"{prefix} {spoken(name)}." for name in classnames]
@@ -91,11 +92,11 @@ class Context(nn.Module):
         if position not in POSITIONS:
             raise ValueError(f"CLASS_TOKEN_POSITION is {position!r}, but must be one of {', '.join(POSITIONS)}")
         tokens = backbone.tokenize(init.sentences)
-        end = end_of_text(tokens)
+        end = backbone.end_of_text(tokens)
         length = int(end.max()) + 1
         n = init.vectors.shape[-2]
         lengths = name_lengths or [0] * len(init.sentences)
-        order = torch.stack([_token_order(length, n, name, position) for name in lengths])
+        order = torch.stack([_token_order(length, backbone.context_start, n, name, position) for name in lengths])
         self.vectors = nn.Parameter(full(init.vectors).to(tokens.device))
         self.register_buffer("tokens", tokens, persistent=False)
         self.register_buffer("end", end, persistent=False)
@@ -110,13 +111,16 @@ class Context(nn.Module):
         return pieces.gather(1, self.order[:, :, None].expand(-1, -1, pieces.shape[-1]))
 
 
-def _token_order(length: int, n: int, name: int, position: str) -> Tensor:
-    """For each of the L positions of a sentence, its index in [n context tokens | L tokens of the sentence]."""
-    start, context = [n], list(range(n))
-    names = list(range(2 * n + 1, 2 * n + 1 + name))
-    rest = list(range(2 * n + 1 + name, n + length))
+def _token_order(length: int, start: int, n: int, name: int, position: str) -> Tensor:
+    """For each of the L positions of a sentence, its index in [n context tokens | L tokens of the sentence].
+
+    `start` tokens stand before the first word; the name has `name` tokens and follows the n that the context replaces.
+    """
+    head, context = list(range(n, n + start)), list(range(n))
+    after = n + start + n
+    names, rest = list(range(after, after + name)), list(range(after + name, n + length))
     before = {"end": n, "middle": n // 2, "front": 0}[position]
-    return torch.tensor(start + context[:before] + names + context[before:] + rest)
+    return torch.tensor(head + context[:before] + names + context[before:] + rest)
 
 
 class DeepPrompts(nn.Module):
