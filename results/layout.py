@@ -21,14 +21,22 @@ BENCHMARKS = (
 )
 IMAGENET_VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
+ZERO_SHOT = "Zeroshot"  # how the names of trainers that learn nothing begin
+
 TEMPLATES = {
     "base": "base2new/train_base/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
     "new": "base2new/test_new/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
-    "transfer": "evaluation/{trainer}/{cfg}_{shots}shots/{dataset}/seed{seed}",
-    "all": "{dataset}/{trainer}/{cfg}_{shots}shots/seed{seed}",
+    "transfer": "evaluation{origin}/{trainer}/{cfg}_{shots}shots{variant}/{dataset}/seed{seed}",
+    "all": "{dataset}/{trainer}/{cfg}_{shots}shots{variant}/seed{seed}",
     "zeroshot": "{zeroshot}/{cfg}/{dataset}",
 }
-_PATTERNS = {"shots": r"-?\d+", "seed": r"-?\d+", "zeroshot": r"Zeroshot[^/]*"}
+_PATTERNS = {
+    "shots": r"-?\d+",
+    "seed": r"-?\d+",
+    "zeroshot": rf"{ZERO_SHOT}[^/]*",
+    "origin": r"(?:_from_[^/]+)?",
+    "variant": r"(?:/nctx[^/]+)?",
+}
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Place:
         cfg: name of the method's configuration file, without its suffix.
         shots: training images per class; 0 for zero-shot.
         seed: of the run; 0 where there is none.
+        variant: a level of directories of its own that CoOp's scripts have, `nctx16_cscFalse_ctpend`; else "".
+        source: of a transfer: the data set that was trained on.
     """
 
     role: str
@@ -51,10 +61,19 @@ class Place:
     cfg: str
     shots: int = 0
     seed: int = 0
+    variant: str = ""
+    source: str = "imagenet"
+
+    @property
+    def learns(self) -> bool:
+        """Whether the trainer has anything to learn; one that has not gives the same for every seed."""
+        return not self.trainer.startswith(ZERO_SHOT)
 
     def path(self) -> str:
         """Directory of the run, relative to the output folder, with `/`."""
         fields = {**vars(self), "zeroshot": self.trainer}
+        fields["variant"] = f"/{self.variant}" if self.variant else ""
+        fields["origin"] = "" if self.source == "imagenet" else f"_from_{self.source}"
         return TEMPLATES[self.role].format(**fields)
 
 
@@ -83,5 +102,7 @@ def recognise(path: str) -> Place | None:
                 cfg=found["cfg"],
                 shots=int(found.get("shots", 0)),
                 seed=int(found.get("seed", 0)),
+                variant=found.get("variant", "").removeprefix("/"),
+                source=found.get("origin", "").removeprefix("_from_") or "imagenet",
             )
     return None

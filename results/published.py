@@ -6,6 +6,8 @@ from fnmatch import fnmatchcase
 from importlib.resources import files
 from typing import Any
 
+from results.layout import ZERO_SHOT
+
 
 @functools.cache
 def facts() -> dict[str, Any]:
@@ -32,7 +34,7 @@ def published(protocol: str, trainer: str, cfg: str, backbone: str, shots: int) 
         fits = any(fnmatchcase(cfg, pattern) for pattern in entry["cfg"])
         excluded = any(fnmatchcase(cfg, pattern) for pattern in entry.get("exclude", ()))
         same = entry["protocol"] == protocol and entry["backbone"].lower() == backbone.lower()
-        if found and same and fits and not excluded and (shots == entry["shots"] or trainer.startswith("Zeroshot")):
+        if found and same and fits and not excluded and (shots == entry["shots"] or trainer.startswith(ZERO_SHOT)):
             return {**entry, "results": found}
     return None
 

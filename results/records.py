@@ -37,11 +37,6 @@ class Record:
         """Percent."""
         return float(self.metrics["accuracy"])
 
-    @property
-    def learns(self) -> bool:
-        """Whether the method has anything to learn; one that has not gives the same for every seed."""
-        return self.metrics.get("trainable_parameters") != 0
-
 
 def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The content of a `metrics.json`.
@@ -98,7 +93,7 @@ def read_run(directory: str | os.PathLike[str], from_logs: bool = False) -> Reco
 
 def _from_log(place: Place, directory: str) -> Record:
     """What the log of a run says: accuracy, macro F1 and the backbone, if its configuration was printed."""
-    tested = place.role in ("new", "transfer", "zeroshot") or place.trainer.startswith("Zeroshot")
+    tested = place.role in ("new", "transfer", "zeroshot") or not place.learns
     signals = logs.END_OF_TEST if tested else logs.END_OF_TRAINING
     found = logs.read_run(directory, "accuracy", signals)
     if found.value is None:
@@ -109,8 +104,6 @@ def _from_log(place: Place, directory: str) -> Record:
     macro_f1, _ = logs.read_log(found.path, "macro_f1", signals)
     if macro_f1 is not None:
         metrics["macro_f1"] = macro_f1
-    if place.trainer.startswith("Zeroshot"):
-        metrics["trainable_parameters"] = 0
     return Record(place, directory, metrics)
 
 

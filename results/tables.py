@@ -7,7 +7,7 @@ accuracy, so here too the number shown is that; its spread is that of the seeds'
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from results.layout import BENCHMARKS, IMAGENET_VARIANTS
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT
 from results.published import published
 from results.records import Record
 from results.seeds import numbers
@@ -53,7 +53,8 @@ class Pair:
 
 def method_of(record: Record) -> Method:
     """What is averaged over seeds: trainer, configuration and shots."""
-    return record.place.trainer, record.place.cfg, record.place.shots
+    place = record.place
+    return place.trainer, f"{place.cfg}/{place.variant}" if place.variant else place.cfg, place.shots
 
 
 def method_names(methods: Iterable[Method]) -> dict[Method, str]:
@@ -72,7 +73,7 @@ def method_names(methods: Iterable[Method]) -> dict[Method, str]:
 def in_order(names: Iterable[str], order: Sequence[str] = ()) -> list[str]:
     """Names as in `order`, then data sets as in the papers, then zero-shot, then the rest by the alphabet."""
     ranks = {name: rank for rank, name in enumerate([*order, *BENCHMARKS, *IMAGENET_VARIANTS])}
-    return sorted(set(names), key=lambda name: (ranks.get(name, len(ranks)), not name.startswith("Zeroshot"), name))
+    return sorted(set(names), key=lambda name: (ranks.get(name, len(ranks)), not name.startswith(ZERO_SHOT), name))
 
 
 def methods_in_order(methods: Iterable[Method], order: Sequence[str] = ()) -> list[Method]:
@@ -163,7 +164,7 @@ def published_entry(records: Iterable[Record], protocol: str, method: Method) ->
     """The published entry for a method, by the backbone that one of its records names."""
     backbones = (record.metrics.get("backbone") for record in records if method_of(record) == method)
     backbone = next(filter(None, backbones), "")
-    return published(protocol, *method[:2], backbone, method[2])
+    return published(protocol, method[0], method[1].split("/")[0], backbone, method[2])
 
 
 def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = False) -> list[Value]:
@@ -214,7 +215,7 @@ def missing_seeds(
         names: what the methods are called.
         seeds: those that are expected; by default those that any run has.
     """
-    constant = {method_of(record) for record in records if record.metrics and not record.learns}
+    constant = {method_of(record) for record in records if not record.place.learns}
     expected = set(seeds) or {record.place.seed for record in records if method_of(record) not in constant}
     sentences = []
     for (dataset, method), there in found.items():

@@ -145,23 +145,49 @@ def _shot_names(shots: Iterable[int]) -> list[str]:
     return [f"{n} shot{'' if n == 1 else 's'}" for n in shots]
 
 
-def zero_shot(records: Iterable[Record], order: Sequence[str] = ()) -> Table:
-    """Zero-shot on all classes: accuracy and macro F1 per data set."""
-    records = [record for record in records if record.place.role == "zeroshot"]
-    methods = {method_of(record) for record in records}
+def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
+    """Accuracy and macro F1 of each data set and method, whatever was trained on, and their averages over the sets."""
+    records = list(records)
+    methods = methods_in_order({method_of(record) for record in records}, order)
     names = method_names(methods)
-    table = Table("Zero-shot classification in percent", ["data set", "method", "accuracy", "macro F1"])
-    sound = {(r.place.dataset, method_of(r)): r for r in records if not r.problem}
-    datasets = in_order({dataset for dataset, _ in sound}, order)
+    table = Table(f"{title} in percent", ["data set", "method", "n", "accuracy", "macro F1"])
+    if any(record.place.learns for record in records):
+        table.notes.append(f"mean over n seeds; {SPREAD}")
+    found: dict[tuple[str, Method], dict[int, Record]] = {}
+    for record in records:
+        by_seed = found.setdefault((record.place.dataset, method_of(record)), {})
+        if not record.problem:
+            by_seed[record.place.seed] = record
+    datasets = in_order((dataset for dataset, _ in found), order)
     for dataset in datasets:
-        for method in methods_in_order(methods, order):
-            if record := sound.get((dataset, method)):
-                table.rows.append([dataset, names[method], record.accuracy, record.metrics.get("macro_f1")])
-    for method in methods_in_order(methods, order):
-        own = [sound[dataset, method] for dataset in datasets if (dataset, method) in sound]
-        if len(own) == len(datasets) > 1:
-            f1 = [record.metrics.get("macro_f1") for record in own]
-            accuracy = mean_of(record.accuracy for record in own)
-            table.rows.append([AVERAGE, names[method], accuracy, mean_of(f1) if None not in f1 else None])
+        for method in methods:
+            if (dataset, method) in found:
+                own = list(found[dataset, method].values())
+                table.rows.append([dataset, names[method], len(own), *_measures(own)])
+    if len(datasets) > 1:
+        for method in methods:
+            parts = [found.get((dataset, method), {}) for dataset in datasets]
+            table.rows.append(_average_row(names[method], parts))
+    table.notes += missing_seeds(records, found, names, seeds)
     table.notes += complaints(records, names)
     return table
+
+
+def _measures(own: Sequence[Record]) -> list[Value]:
+    """Accuracy and macro F1 over records; None where there is none."""
+    f1 = [record.metrics["macro_f1"] for record in own if "macro_f1" in record.metrics]
+    return [summarise([record.accuracy for record in own]) if own else None, summarise(f1) if f1 else None]
+
+
+def _average_row(name: str, parts: Sequence[Mapping[int, Record]]) -> list[Value]:
+    """The mean over data sets of accuracy and macro F1, where every data set has them."""
+    accuracy = _average([{seed: record.accuracy for seed, record in part.items()} for part in parts])
+    complete = all("macro_f1" in record.metrics for part in parts for record in part.values())
+    f1 = [{seed: record.metrics["macro_f1"] for seed, record in part.items()} for part in parts] if complete else []
+    return [AVERAGE, name, accuracy.n if accuracy else 0, accuracy, _average(f1)]
+
+
+def zero_shot(records: Iterable[Record], order: Sequence[str] = ()) -> Table:
+    """Zero-shot on all classes: accuracy and macro F1 per data set."""
+    zero = [record for record in records if record.place.role == "zeroshot"]
+    return accuracies(zero, "Zero-shot classification", order=order)

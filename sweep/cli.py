@@ -2,50 +2,50 @@
 
     python -m sweep base2new --trainers ZeroshotCLIP CoOp APEX --datasets dtd eurosat --seeds 1-3 --root DATA
 
-trains on the base classes, evaluates base and new, and prints the table. What is complete is skipped; what was
-interrupted is resumed by the same line; nothing is deleted. `KEY VALUE` pairs at the end go to every run.
+trains on the base classes, evaluates base and new, and prints the table. Other protocols: xd (train on ImageNet, test
+on other data sets), dg (on variants of ImageNet), fewshot (all classes, 1 to 16 shots), zeroshot. What is complete is
+skipped; what was interrupted is resumed by the same line; nothing is deleted unless --redo says so. KEY VALUE pairs at
+the end go to every run.
 """
 
 import argparse
 import os
 import re
-import shlex
 import sys
 from collections.abc import Sequence
-from datetime import timedelta
-
-from tqdm import tqdm
+from dataclasses import replace
 
 from results.formats import FORMATS
-from results.records import read_run
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS
 from results.seeds import parse_seeds
-from results.tables import Table, base2new
-from sweep.plan import PROTOCOLS, Run, Setting
-from sweep.pool import Outcome, Pool, Slot
-from sweep.recipes import ZERO_SHOT
-from sweep.worker import Message
+from sweep.plan import PART_OF, PROTOCOLS, Run, Setting
+from sweep.pool import Outcome, Pool, Slot, WorkerError
+from sweep.progress import Bar
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+")
 INTERRUPTED = 130
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The arguments before the `KEY VALUE` pairs."""
+    """The arguments before the KEY VALUE pairs."""
     parser = argparse.ArgumentParser(
         prog="python -m sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("protocol", choices=sorted(PROTOCOLS), help="what to run")
     what = parser.add_argument_group("what")
-    what.add_argument("--trainers", nargs="+", required=True, metavar="NAME", help="registered names, such as APEX")
-    what.add_argument("--datasets", nargs="+", required=True, metavar="NAME", help="names in configs/datasets")
-    what.add_argument("--seeds", default="1-3", help="such as 1-20 or 1,2,5 (default: %(default)s)")
-    what.add_argument("--shots", type=int, default=16, help="training images per class (default: %(default)s)")
+    what.add_argument("--trainers", nargs="+", required=True, metavar="NAME", help="registered names, in any case")
+    what.add_argument("--datasets", nargs="+", metavar="NAME", help="names in configs/datasets (default: the papers')")
+    what.add_argument("--source", default="imagenet", metavar="NAME", help="of xd and dg (default: %(default)s)")
+    what.add_argument("--seeds", help="such as 1-20 or 1,2,5 (default: the paper's)")
+    what.add_argument("--shots", nargs="+", type=int, help="training images per class (default: the papers')")
     what.add_argument(
         "--configs", nargs="+", default=[], metavar="TRAINER=NAME", help="configuration files other than the usual ones"
     )
-    what.add_argument(
-        "--root", default=os.environ.get("DATA", "../datasets"), help="data sets (default: $DATA or ../datasets)"
-    )
+    what.add_argument("--part", choices=("train", "test"), default="", help="only the trainings, or only what follows")
+    what.add_argument("--load-epoch", default="", help="epoch of the checkpoint to test (default: the last)")
+    what.add_argument("--variant", default="", help="a level of directories, such as nctx16_cscFalse_ctpend")
+    data = os.environ.get("DATA", "../datasets")
+    what.add_argument("--root", default=data, help="folder of the data sets (default: $DATA or ../datasets)")
     what.add_argument("--output", default="output", help="folder of all results (default: %(default)s)")
     how = parser.add_argument_group("how")
     how.add_argument("--jobs", type=int, help="runs at a time on the CPU (default without a GPU: the number of cores)")
@@ -55,6 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--dry-run", action="store_true", help="say what would be run and how much it is, then stop")
     how.add_argument("--redo", action="store_true", help="delete and repeat runs that were made with other settings")
     how.add_argument("--format", choices=FORMATS, default="text", help="of the table (default: %(default)s)")
+    how.add_argument("--average", action="store_true", help="also write average_results.txt beside the seeds")
     return parser
 
 
@@ -66,30 +67,50 @@ def split_opts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return list(argv), []
 
 
-def make_setting(args: argparse.Namespace, opts: Sequence[str]) -> Setting:
-    """What the runs share; ValueError for a malformed `--seeds` or `--configs`, or an unknown trainer."""
+def complete_arguments(args: argparse.Namespace) -> None:
+    """Put the protocol's own data sets, seeds and shots where none are given, and registered names for trainers.
+
+    A number in place of a data set counts the papers' sets and the ImageNet variants from 0.
+
+    Raises:
+        ValueError: an unknown trainer.
+    """
     import trainers  # noqa: F401 - registers what is in the folder
     from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability
 
+    protocol = PROTOCOLS[args.protocol]
+    known = {name.lower(): name for name in TRAINER_REGISTRY.registered_names()}
     for name in args.trainers:
-        check_availability(name, TRAINER_REGISTRY.registered_names(), "trainer")
+        if name.lower() not in known:
+            check_availability(name, list(known.values()), "trainer")
+    args.trainers = [known[name.lower()] for name in args.trainers]
+    numbered = dict(enumerate((*BENCHMARKS, *IMAGENET_VARIANTS)))
+    given = args.datasets or protocol.datasets
+    args.datasets = [numbered.get(int(name), name) if name.isdigit() else name for name in given]
+    args.seeds = args.seeds or protocol.seeds
+    args.shots = args.shots or list(protocol.shots)
+
+
+def make_setting(args: argparse.Namespace, opts: Sequence[str]) -> Setting:
+    """What the runs share; ValueError for malformed `--seeds` or `--configs`."""
     configs = {}
     for pair in args.configs:
         trainer, sign, name = pair.partition("=")
         if not sign or trainer not in args.trainers:
-            raise ValueError(
-                f"--configs {pair}: write TRAINER=NAME with one of the --trainers ({', '.join(args.trainers)})"
-            )
+            named = ", ".join(args.trainers)
+            raise ValueError(f"--configs {pair}: write TRAINER=NAME with one of the --trainers ({named})")
         configs[trainer] = name.removesuffix(".yaml")
     return Setting(
         root=args.root,
         output=args.output,
-        shots=args.shots,
+        shots=args.shots[0],
         seeds=parse_seeds(args.seeds),
         configs=configs,
         opts=tuple(opts),
-        learnless=frozenset(ZERO_SHOT),
+        source=args.source,
+        variant=args.variant,
+        load_epoch=args.load_epoch,
     )
 
 
@@ -109,82 +130,10 @@ def make_slots(args: argparse.Namespace) -> list[Slot]:
     return [Slot(names[index], args.threads) for _ in range(args.per_gpu) for index in wanted]
 
 
-class Bar:
-    """The progress of a whole sweep on standard error, by image passes.
-
-    Args:
-        runs: those to do.
-    """
-
-    def __init__(self, runs: Sequence[Run]):
-        from sweep.estimate import images
-
-        self.work = {run: images(run) for run in runs}
-        self.fraction = dict.fromkeys(runs, 0.0)
-        self.over = self.failed = 0
-        interval = 0.5 if sys.stderr.isatty() else 30
-        form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
-        self.bar = tqdm(total=sum(self.work.values()), bar_format=form, smoothing=0, mininterval=interval)
-        self._describe()
-
-    def __call__(self, run: Run, message: Message) -> None:
-        """Take in what a worker told about a run."""
-        over = message.kind != "progress"
-        fraction = 1.0 if over else 0.95 * message.fraction
-        self.bar.update(self.work[run] * max(fraction - self.fraction[run], 0))
-        self.fraction[run] = max(fraction, self.fraction[run])
-        if over:
-            self.over += 1
-            self.failed += message.kind == "failed"
-            self._describe()
-        if message.kind == "failed":
-            self.bar.write(f"failed: {run.output_dir}: {message.reason}", file=sys.stderr)
-
-    def _describe(self) -> None:
-        failed = f", {self.failed} failed" if self.failed else ""
-        self.bar.set_description_str(f"{self.over}/{len(self.work)} runs{failed}")
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()
-
-
-def describe(complete: Sequence[Run], todo: Sequence[Run], slots: Sequence[Slot], output: str) -> str:
-    """What a dry run says: every run to do as a line of train.py, then counts, time and disk."""
-    from sweep.estimate import estimate
-
-    lines = [f"python train.py {shlex.join(run.argv)}" for run in todo]
-    trainings = sum("--eval-only" not in run.argv for run in todo)
-    lines.append(
-        f"{len(todo)} runs to do ({trainings} trainings, {len(todo) - trainings} evaluations), "
-        f"{len(complete)} complete, {len(slots)} at a time"
-    )
-    guess = estimate(todo, output)
-    if guess.seconds is None:
-        lines.append(f"time and disk: unknown until a run of each kind is complete below {output}")
-    else:
-        span = timedelta(seconds=round(guess.seconds / len(slots)))
-        lines.append(f"about {span} and {guess.disk / 1e6:.1f} MB, by {guess.measured} finished runs below {output}")
-    return "\n".join(lines) + "\n"
-
-
-def table_of(runs: Sequence[Run], setting: Setting, datasets: Sequence[str], trainers: Sequence[str]) -> Table:
-    """The protocol's table of the runs, as they lie on disk."""
-    records = [record for run in runs if (record := read_run(run.output_dir))]
-    return base2new(records, setting.seeds, [*datasets, *trainers])
-
-
-def commands(args: argparse.Namespace, setting: Setting) -> list[str]:
-    """For each row of the table, the line that makes it."""
-    lines = []
-    for dataset in args.datasets:
-        for trainer in args.trainers:
-            words = ["python", "-m", "sweep", args.protocol, "--trainers", trainer, "--datasets", dataset]
-            words += ["--seeds", args.seeds, "--shots", str(args.shots), "--root", args.root, "--output", args.output]
-            if trainer in setting.configs:
-                words += ["--configs", f"{trainer}={setting.configs[trainer]}"]
-            lines.append(shlex.join([*words, *setting.opts]))
-    return lines
+def plan(args: argparse.Namespace, setting: Setting) -> list[Run]:
+    """All runs of the protocol, both parts of it."""
+    make = PROTOCOLS[args.protocol].plan
+    return [run for shots in args.shots for run in make(replace(setting, shots=shots), args.trainers, args.datasets)]
 
 
 def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
@@ -192,33 +141,56 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
 
     Raises:
         ValueError, FileNotFoundError: a mistake in the arguments, found before anything was started.
+        WorkerError: worker processes cannot start.
     """
+    from sweep.report import describe
     from sweep.state import examine, redo
 
+    complete_arguments(args)
     setting, slots = make_setting(args, opts), make_slots(args)
-    runs = PROTOCOLS[args.protocol](setting, args.trainers, args.datasets)
+    runs = plan(args, setting)
     if args.redo and not args.dry_run:
         for run in redo(runs):
             sys.stderr.write(f"deleted {run.output_dir}\n")
     progress = examine(runs)
+    chosen = [run for run in runs if args.part in ("", PART_OF[run.place.role])]
+    todo = [run for run in progress.todo if run in chosen]
+    complete = [run for run in progress.complete if run in chosen]
+    there = {run.output_dir for run in (*progress.complete, *todo)}
+    untrained = list(dict.fromkeys(run.needs for run in todo if run.needs and run.needs not in there))
     if args.dry_run:
-        sys.stdout.write(describe(progress.complete, progress.todo, slots, args.output))
+        sys.stdout.write(describe(complete, todo, untrained, len(slots), args.output))
         return 0
-    sys.stderr.write(f"{len(progress.complete)} runs complete, {len(progress.todo)} to do\n")
-    outcome = Outcome()
-    if progress.todo:
-        bar = Bar(progress.todo)
-        try:
-            outcome = Pool(slots, os.path.join(args.output, "logs"), bar).work(progress.todo)
-        finally:
-            bar.close()
-    table = table_of(runs, setting, args.datasets, args.trainers)
-    sys.stdout.write(FORMATS[args.format](table))
+    if untrained:
+        raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
+    sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
+    outcome = work(todo, slots, os.path.join(args.output, "logs")) if todo else Outcome()
+    conclude(args, setting, chosen, outcome)
+    return 1 if outcome.failed else 0
+
+
+def work(todo: list[Run], slots: list[Slot], logs: str) -> Outcome:
+    """Carry out the runs, with a progress bar."""
+    bar = Bar(todo)
+    try:
+        return Pool(slots, logs, bar).work(todo)
+    finally:
+        bar.close()
+
+
+def conclude(args: argparse.Namespace, setting: Setting, runs: Sequence[Run], outcome: Outcome) -> None:
+    """Write the table, the lines that make its rows, the averages if asked for, and what failed."""
+    from sweep.report import commands, table_of, write_averages
+
+    order = [*args.datasets, *args.trainers]
+    sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, setting.seeds, order)))
     if args.format == "text":
-        sys.stdout.write("\n".join(["", "Each row again:", *(f"  {line}" for line in commands(args, setting))]) + "\n")
+        lines = commands(args.protocol, setting, args.seeds, args.shots, runs)
+        sys.stdout.write("\n".join(["", "Each row again:", *(f"  {line}" for line in lines)]) + "\n")
+    if args.average:
+        sys.stdout.write("\n" + write_averages(runs))
     for run, reason in outcome.failed.items():
         sys.stderr.write(f"failed: {run.output_dir}: {reason}\n")
-    return 1 if outcome.failed else 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -230,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"sweep: {error}\n")
         return 2
+    except WorkerError as error:
+        sys.stderr.write(f"sweep: {error}\n")
+        return 1
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped; the same line goes on from here\n")
         return INTERRUPTED

@@ -31,7 +31,7 @@ def images(run: Run) -> float:
     classes, test = (counts.classes, counts.test) if counts else (UNKNOWN_CLASSES, UNKNOWN_TEST)
     part = 1.0 if config["DATASET.SUBSAMPLE_CLASSES"] == "all" else 0.5
     evaluated = test * part
-    if "--eval-only" in run.argv:
+    if not run.trains:
         return evaluated
     shots = config["DATASET.NUM_SHOTS"]
     trained = classes * shots if shots > 0 or not counts else counts.train
@@ -58,7 +58,7 @@ def _measure(finished: Iterable[Record]) -> tuple[dict, dict]:
     sizes: dict[tuple, list[int]] = {}
     for record in finished:
         metrics, epochs = record.metrics, len(record.metrics.get("history", ()))
-        evaluates = record.place.role in ("new", "transfer") and record.learns
+        evaluates = record.place.role in ("new", "transfer") and record.place.learns
         passes = metrics.get("num_test", 0) + TRAINING_PASSES * metrics.get("num_train", 0) * epochs
         key = (record.place.trainer, record.place.cfg, evaluates)
         if passes:

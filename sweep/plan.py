@@ -1,11 +1,13 @@
 """The runs that a protocol consists of."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from results.layout import Place
-from sweep.recipes import CONFIGS, config_of
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT, Place
+from sweep.recipes import CLASS_BOUND, CONFIGS, config_of
+
+PART_OF = {"base": "train", "all": "train", "zeroshot": "train", "new": "test", "transfer": "test"}
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,11 @@ class Run:
     output_dir: str
     needs: str = ""
 
+    @property
+    def trains(self) -> bool:
+        """Whether something is learned."""
+        return "--eval-only" not in self.argv
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -36,7 +43,9 @@ class Setting:
         seeds: one run each.
         configs: trainer -> name of its configuration file (`STEM` or `FOLDER/STEM`), where not the declared one.
         opts: `KEY VALUE` pairs for every run.
-        learnless: trainers that learn nothing, so that one seed says all.
+        source: data set that is trained on, where others are tested.
+        variant: a level of directories of its own (see `Place`).
+        load_epoch: which checkpoint to test; "" for the last.
     """
 
     root: str
@@ -45,11 +54,13 @@ class Setting:
     seeds: tuple[int, ...]
     configs: dict[str, str] = field(default_factory=dict)
     opts: tuple[str, ...] = ()
-    learnless: frozenset[str] = frozenset()
+    source: str = "imagenet"
+    variant: str = ""
+    load_epoch: str = ""
 
     def seeds_of(self, trainer: str) -> tuple[int, ...]:
         """The seeds to run: the first alone for a trainer that learns nothing."""
-        return self.seeds[:1] if trainer in self.learnless else self.seeds
+        return self.seeds[:1] if trainer.startswith(ZERO_SHOT) else self.seeds
 
     def config(self, trainer: str, use: str, dataset: str) -> str:
         """`FOLDER/STEM` of the trainer's configuration file."""
@@ -58,34 +69,112 @@ class Setting:
             return config_of(trainer, use, dataset, self.shots)
         return chosen if "/" in chosen else f"{trainer}/{chosen}"
 
-    def run(self, place: Place, config: str, opts: Sequence[str], trained: Run | None = None) -> Run:
+    def run(self, place: Place, config: str, opts: Sequence[str] = (), trained: Run | None = None) -> Run:
         """The run of a place; with `trained`, the evaluation of what that run learned."""
         directory = f"{self.output.rstrip('/')}/{place.path()}"
+        needs = trained.output_dir if trained and place.learns else ""
         argv = ["--root", self.root, "--seed", str(place.seed), "--trainer", place.trainer]
         argv += ["--dataset-config-file", str(CONFIGS / "datasets" / f"{place.dataset}.yaml")]
         argv += ["--config-file", str(CONFIGS / "trainers" / f"{config}.yaml"), "--output-dir", directory]
-        if trained or place.trainer in self.learnless:
+        if needs or not place.learns:
             argv.append("--eval-only")
-        if trained:
-            argv += ["--model-dir", trained.output_dir]
-        argv += ["DATASET.NUM_SHOTS", str(self.shots), *opts, *self.opts]
-        return Run(place, tuple(argv), directory, trained.output_dir if trained else "")
+        if needs:
+            argv += ["--model-dir", needs, *(["--load-epoch", self.load_epoch] if self.load_epoch else [])]
+        argv += ["DATASET.NUM_SHOTS", str(self.shots)] if place.shots else []
+        return Run(place, (*argv, *opts, *self.opts), directory, needs)
 
 
 def base2new(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
-    """Training on the base classes, which ends with testing on them, then testing on the new classes."""
+    """Training on the base classes, which ends with testing on them, then testing on the new classes.
+
+    Raises:
+        ValueError: a trainer whose learned state belongs to its classes.
+    """
+    _refuse_class_bound(trainers, "new classes")
     runs = []
     for dataset in datasets:
         for trainer in trainers:
             config = setting.config(trainer, "base2new", dataset)
             for seed in setting.seeds_of(trainer):
-                base, new = (
-                    Place(role, dataset, trainer, Path(config).name, setting.shots, seed) for role in ("base", "new")
-                )
+                base = Place("base", dataset, trainer, Path(config).name, setting.shots, seed)
                 first = setting.run(base, config, ("DATASET.SUBSAMPLE_CLASSES", "base"))
-                trained = None if trainer in setting.learnless else first
-                runs += [first, setting.run(new, config, ("DATASET.SUBSAMPLE_CLASSES", "new"), trained)]
+                second = ("DATASET.SUBSAMPLE_CLASSES", "new")
+                runs += [first, setting.run(replace(base, role="new"), config, second, first)]
     return runs
 
 
-PROTOCOLS = {"base2new": base2new}
+def transfer(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
+    """Training on all classes of the source, then testing on the other sets.
+
+    Raises:
+        ValueError: a trainer whose learned state belongs to its classes, unless all sets are variants of ImageNet.
+    """
+    if not set(datasets) <= set(IMAGENET_VARIANTS):
+        _refuse_class_bound(trainers, "other data sets")
+    runs = []
+    for trainer in trainers:
+        config = setting.config(trainer, "transfer", setting.source)
+        for seed in setting.seeds_of(trainer):
+            source = Place("all", setting.source, trainer, Path(config).name, setting.shots, seed, setting.variant)
+            first = setting.run(source, config)
+            tested = [replace(source, role="transfer", dataset=name, source=setting.source) for name in datasets]
+            runs += [first, *(setting.run(place, config, (), first) for place in tested)]
+    return runs
+
+
+def few_shot(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
+    """Training and testing on all classes."""
+    runs = []
+    for dataset in datasets:
+        for trainer in trainers:
+            config = setting.config(trainer, "all", dataset)
+            for seed in setting.seeds_of(trainer):
+                place = Place("all", dataset, trainer, Path(config).name, setting.shots, seed, setting.variant)
+                runs.append(setting.run(place, config))
+    return runs
+
+
+def zero_shot(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
+    """Testing on all classes without learning anything; ValueError for a trainer that learns."""
+    runs = []
+    for dataset in datasets:
+        for trainer in trainers:
+            if not trainer.startswith(ZERO_SHOT):
+                raise ValueError(f"{trainer} learns: the zero-shot protocol is for trainers that do not")
+            config = setting.config(trainer, "all", dataset)
+            place = Place("zeroshot", dataset, trainer, Path(config).name, seed=setting.seeds[0])
+            runs.append(setting.run(place, config))
+    return runs
+
+
+def _refuse_class_bound(trainers: Sequence[str], what: str) -> None:
+    """Raise a ValueError if what a trainer learns belongs to its classes."""
+    bound = [name for name in trainers if name in CLASS_BOUND]
+    if bound:
+        raise ValueError(f"what {', '.join(bound)} learns belongs to its classes and cannot be tested on {what}")
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to train and test.
+
+    Attributes:
+        plan: makes the runs of one number of shots.
+        datasets: data sets of the papers' tables.
+        shots: training images per class there.
+        seeds: seeds there (for APEX's own protocols, those of its paper).
+    """
+
+    plan: Callable[[Setting, Sequence[str], Sequence[str]], list[Run]]
+    datasets: tuple[str, ...]
+    shots: tuple[int, ...]
+    seeds: str
+
+
+PROTOCOLS = {
+    "base2new": Protocol(base2new, BENCHMARKS, (16,), "1-20"),
+    "xd": Protocol(transfer, BENCHMARKS[1:], (16,), "1-5"),
+    "dg": Protocol(transfer, IMAGENET_VARIANTS, (16,), "1-5"),
+    "fewshot": Protocol(few_shot, BENCHMARKS, (1, 2, 4, 8, 16), "1-3"),
+    "zeroshot": Protocol(zero_shot, (*BENCHMARKS, *IMAGENET_VARIANTS), (16,), "1"),
+}

@@ -14,6 +14,10 @@ from sweep.worker import Message, serve
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
+class WorkerError(RuntimeError):
+    """Worker processes cannot start."""
+
+
 @dataclass(frozen=True)
 class Slot:
     """A place where one worker runs.
@@ -178,13 +182,13 @@ class Pool:
         """A worker died: its run failed; a new worker takes its slot when there is work for it.
 
         Raises:
-            RuntimeError: it died before it could take a run.
+            WorkerError: it died before it could take a run.
         """
         worker.process.join()
         worker.pipe.close()
         code = worker.process.exitcode
         if not worker.ready:
-            raise RuntimeError(f"a worker process ended while starting (exit code {code}); {worker.log} says why")
+            raise WorkerError(f"a worker process ended while starting (exit code {code}); {worker.log} says why")
         reason = f"its worker process died (exit code {code}; {worker.log})"
         run, worker.run = worker.run, None
         failed(run, reason)

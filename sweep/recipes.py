@@ -5,21 +5,29 @@ from pathlib import Path
 CONFIGS = Path("configs")
 CARRIED = ("drawn_", "digits")  # data sets that need no download, which go with the carried CLIP
 CARRIED_CONFIGS = "tiny_vit*.yaml"
-ZERO_SHOT = ("ZeroshotCLIP", "ZeroshotCLIP2")
+CLASS_BOUND = ("TaskRes", "TipAdapter", "TipAdapterF")  # what they learn belongs to the classes they are trained on
 
-# trainer -> use -> configuration; the uses are those of `use_of`, and the first line is what the others fall back to
+# trainer -> use -> configuration. A use is followed by the data set or the number of shots that it is meant for; where
+# it is not declared, that of base-to-new counts.
 RECIPES: dict[str, dict[str, str]] = {
-    "ZeroshotCLIP": {"base2new": "CoOp/vit_b16"},
-    "ZeroshotCLIP2": {"base2new": "CoOp/vit_b16"},
+    "ZeroshotCLIP": {"base2new": "CoOp/vit_b16", "carried": "ZeroshotCLIP/tiny_vit"},
+    "ZeroshotCLIP2": {"base2new": "CoOp/vit_b16", "carried": "ZeroshotCLIP/tiny_vit"},
     "CoOp": {
         "base2new": "vit_b16_ctxv1",
         "base2new imagenet": "vit_b16_ep50_ctxv1",
         "all": "vit_b16",
+        "all imagenet": "vit_b16_ep50",
         "all 1": "vit_b16_ep50",
         "all 2": "vit_b16_ep100",
         "all 4": "vit_b16_ep100",
-        "all imagenet": "vit_b16_ep50",
         "transfer": "vit_b16_ep50",
+    },
+    "CoCoOp": {"base2new": "vit_b16_c4_ep10_batch1_ctxv1"},
+    "VPT": {"base2new": "vit_b16_c2_ep5_batch4_4"},
+    "IVLP": {"base2new": "vit_b16_c2_ep5_batch4_2+2ctx", "carried": "tiny_vit_c2_ep5_batch4_2+2ctx"},
+    "MaPLe": {
+        "base2new": "vit_b16_c2_ep5_batch4_2ctx",
+        "transfer": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
     },
     "APEX": {
         "base2new": "vit_b16_c2_ep15_batch16_2+2ctx",
@@ -42,12 +50,12 @@ def config_of(trainer: str, use: str, dataset: str, shots: int) -> str:
     Raises:
         ValueError: nothing is declared for this trainer; the sentence names the files that there are.
     """
+    declared = RECIPES.get(trainer, {})
     if dataset.startswith(CARRIED):
-        there = _files(trainer, CARRIED_CONFIGS)
+        there = [declared["carried"]] if "carried" in declared else _files(trainer, CARRIED_CONFIGS)
         if len(there) == 1:
-            return f"{trainer}/{there[0]}"
+            return there[0] if "/" in there[0] else f"{trainer}/{there[0]}"
     else:
-        declared = RECIPES.get(trainer, {})
         imagenet = f"{use} imagenet" if dataset == "imagenet" else ""
         for key in (imagenet, f"{use} {shots}", use, "base2new"):
             if key in declared:

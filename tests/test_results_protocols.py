@@ -67,9 +67,9 @@ def test_zero_shot(tmp_path):
         write_run(tmp_path, Place("zeroshot", dataset, "ZeroshotCLIP", "vit_b16"), 44.0 + i)
     table = zero_shot(read_records(tmp_path))
     assert table.rows == [
-        ["dtd", "ZeroshotCLIP", 44.0, 43.0],
-        ["eurosat", "ZeroshotCLIP", 45.0, 44.0],
-        [AVERAGE, "ZeroshotCLIP", 44.5, 43.5],
+        ["dtd", "ZeroshotCLIP", 1, summarise([44.0]), summarise([43.0])],
+        ["eurosat", "ZeroshotCLIP", 1, summarise([45.0]), summarise([44.0])],
+        [AVERAGE, "ZeroshotCLIP", 1, summarise([44.5]), summarise([43.5])],
     ]
 
 

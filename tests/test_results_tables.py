@@ -35,6 +35,11 @@ def test_directories_are_those_of_the_official_scripts():
     assert Place("new", "dtd", "APEX", "c", 16, 3).path() == "base2new/test_new/dtd/shots_16/APEX/c/seed3"
     assert Place("all", "imagenet", "APEX", "c", 16, 3).path() == "imagenet/APEX/c_16shots/seed3"
     assert Place("transfer", "dtd", "APEX", "c", 16, 3).path() == "evaluation/APEX/c_16shots/dtd/seed3"
+    coop = Place("all", "dtd", "CoOp", "rn50", 16, 1, variant="nctx16_cscFalse_ctpend")
+    assert coop.path() == "dtd/CoOp/rn50_16shots/nctx16_cscFalse_ctpend/seed1"
+    assert recognise(f"/x/{coop.path()}") == coop
+    other = Place("transfer", "dtd", "APEX", "c", 16, 3, source="drawn_easy")
+    assert recognise(f"/x/{other.path()}") == other
     assert Place("zeroshot", "dtd", "ZeroshotCLIP", "c").path() == "ZeroshotCLIP/c/dtd"
 
 

@@ -14,6 +14,7 @@ from results.records import read_metrics
 from results.seeds import parse_seeds
 from sweep import cli
 from sweep.plan import Setting, base2new
+from sweep.progress import Bar
 from sweep.recipes import config_of
 from sweep.state import AnotherConfiguration, compare, examine, failed, requested, started
 
@@ -27,7 +28,7 @@ def _in_the_repository(repo_root, monkeypatch):
 
 def _setting(tmp_path, **changes) -> Setting:
     values = {"root": str(tmp_path / "data"), "output": str(tmp_path / "out"), "shots": 16, "seeds": (1, 2)}
-    return Setting(**{**values, "learnless": frozenset({"ZeroshotCLIP"}), **changes})
+    return Setting(**{**values, **changes})
 
 
 def _words(tmp_path, trainers=("CoOp",), seeds="1", *more) -> list[str]:
@@ -75,7 +76,7 @@ def test_plan_evaluates_new_classes_after_training(tmp_path):
 @pytest.mark.parametrize(
     ("words", "named"),
     [
-        (["--trainers", "Coop"], "CoOp"),
+        (["--trainers", "Coopp"], "CoOp"),
         (["--configs", "CoOp"], "TRAINER=NAME"),
         (["--configs", "CoOp=nothing"], "nothing"),
         (["--datasets", "nowhere"], "nowhere"),
@@ -193,7 +194,7 @@ def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, 
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli.Bar, "__call__", interrupt)
+        patch.setattr(Bar, "__call__", interrupt)
         assert cli.main(words) == cli.INTERRUPTED
     assert "the same line goes on from here" in capsys.readouterr().err
     assert cli.main(words) == 0

@@ -8,7 +8,7 @@ from sweep_stub import die_at_birth, live
 
 from results.layout import Place
 from sweep.plan import Run
-from sweep.pool import Pool, Slot
+from sweep.pool import Pool, Slot, WorkerError
 
 PLACE = Place("base", "dtd", "APEX", "c", 16, 1)
 
@@ -77,7 +77,7 @@ def test_a_dead_worker_fails_its_run_and_is_replaced(made):
 
 
 def test_workers_that_cannot_start_end_the_sweep(made):
-    with pytest.raises(RuntimeError, match=r"exit code 3.*worker0.log says why"):
+    with pytest.raises(WorkerError, match=r"exit code 3.*worker0.log says why"):
         made.work([made.run("a"), made.run("b")], life=die_at_birth)
 
 

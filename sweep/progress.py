@@ -1,0 +1,49 @@
+"""The progress of a whole sweep on standard error."""
+
+import sys
+from collections.abc import Sequence
+
+from tqdm import tqdm
+
+from sweep.estimate import images
+from sweep.plan import Run
+from sweep.worker import Message
+
+FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
+
+
+class Bar:
+    """A progress bar whose unit is the image pass, so that its estimate holds for runs of all sizes.
+
+    Args:
+        runs: those to do.
+    """
+
+    def __init__(self, runs: Sequence[Run]):
+        self.work = {run: images(run) for run in runs}
+        self.fraction = dict.fromkeys(runs, 0.0)
+        self.over = self.failed = 0
+        interval = 0.5 if sys.stderr.isatty() else 30
+        self.bar = tqdm(total=sum(self.work.values()), bar_format=FORM, smoothing=0, mininterval=interval)
+        self._describe()
+
+    def __call__(self, run: Run, message: Message) -> None:
+        """Take in what a worker told about a run."""
+        over = message.kind != "progress"
+        fraction = 1.0 if over else 0.95 * message.fraction
+        self.bar.update(self.work[run] * max(fraction - self.fraction[run], 0))
+        self.fraction[run] = max(fraction, self.fraction[run])
+        if over:
+            self.over += 1
+            self.failed += message.kind == "failed"
+            self._describe()
+        if message.kind == "failed":
+            self.bar.write(f"failed: {run.output_dir}: {message.reason}", file=sys.stderr)
+
+    def _describe(self) -> None:
+        failed = f", {self.failed} failed" if self.failed else ""
+        self.bar.set_description_str(f"{self.over}/{len(self.work)} runs{failed}")
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        self.bar.close()

@@ -1,0 +1,107 @@
+"""What a sweep says: before it starts (dry run), and at its end."""
+
+import shlex
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+from dassl.utils import atomic_write
+from results.records import Record, read_run
+from results.statistics import Summary, summarise
+from results.tables import Table, base2new
+from results.transfer import accuracies, few_shot, transfer, zero_shot
+from sweep.plan import Run, Setting
+
+AVERAGES = "average_results.txt"
+
+
+def describe(complete: Sequence[Run], todo: Sequence[Run], untrained: Sequence[str], slots: int, output: str) -> str:
+    """A dry run's text: every run to do as a line of train.py, then counts, time and disk.
+
+    Args:
+        complete: runs that need not be done.
+        todo: the others.
+        untrained: directories that runs to do need, where no training is complete or to do.
+        slots: runs at a time.
+        output: folder of all results; finished runs there tell how long one takes.
+    """
+    from sweep.estimate import estimate
+
+    lines = [f"python train.py {shlex.join(run.argv)}" for run in todo]
+    lines += [f"not trained yet: {directory}" for directory in untrained]
+    trainings = sum(run.trains for run in todo)
+    lines.append(
+        f"{len(todo)} runs to do ({trainings} trainings, {len(todo) - trainings} evaluations), "
+        f"{len(complete)} complete, {slots} at a time"
+    )
+    guess = estimate(todo, output)
+    if guess.seconds is None:
+        lines.append(f"time and disk: unknown until a run of each kind is complete below {output}")
+    else:
+        span = timedelta(seconds=round(guess.seconds / slots))
+        lines.append(f"about {span} and {guess.disk / 1e6:.1f} MB, by {guess.measured} finished runs below {output}")
+    return "\n".join(lines) + "\n"
+
+
+def table_of(protocol: str, part: str, runs: Sequence[Run], seeds: Sequence[int], order: Sequence[str]) -> Table:
+    """The table of the runs as they lie on disk: the protocol's, or, for a part of it, accuracy and macro F1."""
+    records = [record for run in runs if (record := read_run(run.output_dir))]
+    if part:
+        return accuracies(records, f"{protocol}, {part}", seeds, order)
+    if protocol == "base2new":
+        return base2new(records, seeds, order)
+    if protocol in ("xd", "dg"):
+        source = next((run.place.source for run in runs if run.place.role == "transfer"), "imagenet")
+        return transfer(records, seeds, order, variants=protocol == "dg", source=source)
+    return few_shot(records, seeds, order) if protocol == "fewshot" else zero_shot(records, order)
+
+
+def commands(protocol: str, setting: Setting, seeds: str, shots: Sequence[int], runs: Sequence[Run]) -> list[str]:
+    """For each data set and method of the table, the line that makes its rows (all sets at once for a transfer)."""
+    lines = []
+    for dataset, trainer in dict.fromkeys((_group(run), run.place.trainer) for run in runs):
+        own = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.role == "transfer"]
+        words = ["python", "-m", "sweep", protocol, "--trainers", trainer, "--datasets"]
+        words += list(dict.fromkeys(own)) or [dataset]
+        words += ["--seeds", seeds, "--shots", *map(str, shots), "--root", setting.root, "--output", setting.output]
+        if setting.source != "imagenet":
+            words += ["--source", setting.source]
+        if setting.variant:
+            words += ["--variant", setting.variant]
+        if trainer in setting.configs:
+            words += ["--configs", f"{trainer}={setting.configs[trainer]}"]
+        lines.append(shlex.join([*words, *setting.opts]))
+    return lines
+
+
+def _group(run: Run) -> str:
+    """Runs of one group share a line: those of one data set, or of one source."""
+    return run.place.source if run.place.role == "transfer" else run.place.dataset
+
+
+def write_averages(runs: Sequence[Run]) -> str:
+    """Average accuracy and macro F1 over the seeds of each data set and method, also in a file beside the seeds.
+
+    The last two lines are those of the official scripts.
+    """
+    groups: dict[Path, list[Record]] = {}
+    for run in runs:
+        record = read_run(run.output_dir)
+        if record and not record.problem:
+            groups.setdefault(Path(run.output_dir).parent, []).append(record)
+    texts = []
+    for folder, records in groups.items():
+        accuracy = summarise([record.accuracy for record in records])
+        macro_f1 = summarise([record.metrics["macro_f1"] for record in records])
+        text = f"{_spread('accuracy', accuracy)}\n{_spread('macro F1', macro_f1)}\n"
+        text += f"Average Accuracy: {accuracy.mean:.2f}%\nAverage Macro F1: {macro_f1.mean:.2f}%\n"
+        with atomic_write(folder / AVERAGES) as file:
+            file.write(text)
+        texts.append(f"{folder}\n{text}")
+    return "\n".join(texts)
+
+
+def _spread(what: str, summary: Summary) -> str:
+    if summary.sd is None:
+        return f"{what}: n = 1"
+    return f"{what}: standard deviation (n - 1) {summary.sd:.2f}, 95% t interval +- {summary.ci95:.2f}, n = {summary.n}"
