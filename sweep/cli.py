@@ -24,6 +24,7 @@ from sweep.progress import Bar
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+")
 INTERRUPTED = 130
+NUMBERED = (*BENCHMARKS, *IMAGENET_VARIANTS)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("protocol", choices=sorted(PROTOCOLS), help="what to run")
     what = parser.add_argument_group("what")
     what.add_argument("--trainers", nargs="+", required=True, metavar="NAME", help="registered names, in any case")
-    what.add_argument("--datasets", nargs="+", metavar="NAME", help="names in configs/datasets (default: the papers')")
+    numbered = ", ".join(f"{number} {name}" for number, name in enumerate(NUMBERED))
+    names = f"names in configs/datasets (default: the papers'), or numbers: {numbered}"
+    what.add_argument("--datasets", nargs="+", metavar="NAME", help=names)
     what.add_argument("--source", default="imagenet", metavar="NAME", help="of xd and dg (default: %(default)s)")
     what.add_argument("--seeds", help="such as 1-20 or 1,2,5 (default: the paper's)")
     what.add_argument("--shots", nargs="+", type=int, help="training images per class (default: the papers')")
@@ -70,8 +73,6 @@ def split_opts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 def complete_arguments(args: argparse.Namespace) -> None:
     """Put the protocol's own data sets, seeds and shots where none are given, and registered names for trainers.
 
-    A number in place of a data set counts the papers' sets and the ImageNet variants from 0.
-
     Raises:
         ValueError: an unknown trainer.
     """
@@ -85,9 +86,8 @@ def complete_arguments(args: argparse.Namespace) -> None:
         if name.lower() not in known:
             check_availability(name, list(known.values()), "trainer")
     args.trainers = [known[name.lower()] for name in args.trainers]
-    numbered = dict(enumerate((*BENCHMARKS, *IMAGENET_VARIANTS)))
-    given = args.datasets or protocol.datasets
-    args.datasets = [numbered.get(int(name), name) if name.isdigit() else name for name in given]
+    numbers = {str(number): name for number, name in enumerate(NUMBERED)}
+    args.datasets = [numbers.get(name, name) for name in args.datasets or protocol.datasets]
     args.seeds = args.seeds or protocol.seeds
     args.shots = args.shots or list(protocol.shots)
 

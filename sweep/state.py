@@ -66,6 +66,9 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
     else:
         return ""
     differences = compare(wanted, flat(found))
+    if made and "--load-epoch" in run.argv:
+        epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
+        differences += [f"epoch {record['epoch']} there, {epoch} wanted"] if record["epoch"] != epoch else []
     if version != dassl.__version__:
         differences.append(f"version of the code: {version} there, {dassl.__version__} now")
     if differences:

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Tests on DATASET what xd_train_ivlp.sh trained on ImageNet (on NAME: --source NAME).
+# Usage: xd_test_ivlp.sh DATASET SEED. Further arguments go to the sweep (--dry-run, --gpus 0,1, KEY VALUE ...).
+cd "$(dirname "${BASH_SOURCE[0]}")/../.." && exec "${PYTHON:-python}" -m sweep xd --part test --trainers IVLP \
+  --datasets "${1:?DATASET}" --seeds "${2:?SEED}" "${@:3}"
