@@ -377,7 +377,7 @@ def test_members_that_trainers_use(tmp_path, monkeypatch):
 
 MODEL_ATTRIBUTES = """dtype encode_image encode_text ln_final.weight logit_scale positional_embedding text_projection
 token_embedding.weight transformer transformer.resblocks visual visual.class_embedding visual.conv1.weight.dtype
-visual.input_resolution visual.ln_pre visual.output_dim visual.positional_embedding visual.transformer""".split()
+visual.input_resolution visual.ln_pre visual.output_dim visual.positional_embedding visual.transformer"""
 
 
 def test_the_package_clip(tmp_path, monkeypatch):
@@ -405,7 +405,7 @@ def test_the_package_clip(tmp_path, monkeypatch):
     convert_weights(model.float())
     assert model.dtype == torch.float16
     assert isinstance(model.visual, VisionTransformer)
-    for name in MODEL_ATTRIBUTES:
+    for name in MODEL_ATTRIBUTES.split():
         assert operator.attrgetter(name)(model) is not None
     assert not hasattr(model, "logit_bias")
 

@@ -3,11 +3,15 @@
 This module imports torchvision, which takes seconds: the rest of the engine imports it where it is needed.
 """
 
+import functools
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torchvision.transforms as T
+from PIL.Image import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -15,9 +19,10 @@ from dassl.utils import check_availability
 
 logger = logging.getLogger(__name__)
 
-INTERPOLATIONS = {mode: T.InterpolationMode(mode) for mode in ("bilinear", "bicubic", "nearest")}
+INTERPOLATION_MODES = {mode: T.InterpolationMode(mode) for mode in ("bilinear", "bicubic", "nearest")}
 
 Step = tuple[str, Callable]  # what the log says, what is done
+ToTensors = Callable[[list[Image]], Sequence[Tensor]]  # the images of a batch -> their tensors
 
 
 class Cutout:
@@ -57,13 +62,13 @@ def instance_normalization(image: Tensor) -> Tensor:
 
 def _resize(cfg: CfgNode) -> Step:
     height, width = cfg.INPUT.SIZE
-    mode = INTERPOLATIONS[cfg.INPUT.INTERPOLATION]
+    mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     return f"resize to {height}x{width}", T.Resize((height, width), interpolation=mode)
 
 
 def _random_translation(cfg: CfgNode) -> Step:
     larger = [round(side * 1.125) for side in cfg.INPUT.SIZE]
-    resize = T.Resize(larger, interpolation=INTERPOLATIONS[cfg.INPUT.INTERPOLATION])
+    resize = T.Resize(larger, interpolation=INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
     return "random translation", T.RandomApply([resize, T.RandomCrop(tuple(cfg.INPUT.SIZE))], p=0.5)
 
 
@@ -74,7 +79,7 @@ def _random_crop(cfg: CfgNode) -> Step:
 
 def _random_resized_crop(cfg: CfgNode) -> Step:
     size, scale = tuple(cfg.INPUT.SIZE), tuple(cfg.INPUT.RRCROP_SCALE)
-    mode = INTERPOLATIONS[cfg.INPUT.INTERPOLATION]
+    mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     line = f"random resized crop (size={size}, scale={scale})"
     return line, T.RandomResizedCrop(size, scale=scale, interpolation=mode)
 
@@ -161,7 +166,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     choices = cfg.INPUT.TRANSFORMS if choices is None else choices
     for choice in choices:
         check_availability(choice, TRANSFORMS, "transform")
-    check_availability(cfg.INPUT.INTERPOLATION, list(INTERPOLATIONS), "value of INPUT.INTERPOLATION")
+    check_availability(cfg.INPUT.INTERPOLATION, list(INTERPOLATION_MODES), "value of INPUT.INTERPOLATION")
     logger.info("Building transform_%s", "train" if is_train else "test")
     return _compose(_train_steps(cfg, choices) if is_train else _test_steps(cfg, choices))
 
@@ -189,7 +194,7 @@ def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> list[Step]:
 def _test_steps(cfg: CfgNode, choices: Sequence[str]) -> list[Step]:
     height, width = cfg.INPUT.SIZE
     edge = max(height, width)
-    resize = T.Resize(edge, interpolation=INTERPOLATIONS[cfg.INPUT.INTERPOLATION])
+    resize = T.Resize(edge, interpolation=INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
     steps = [
         (f"resize the smaller edge to {edge}", resize),
         (f"{height}x{width} center crop", T.CenterCrop((height, width))),
@@ -202,3 +207,42 @@ def _compose(steps: list[Step]) -> Callable:
     for line, _ in steps:
         logger.info("+ %s", line)
     return T.Compose([transform for _, transform in steps])
+
+
+def draws_from_torch_only(transform: Callable | Sequence[Callable] | None) -> bool:
+    """Say whether a transform, or each of a list of them, is known to draw random numbers from PyTorch only."""
+    if isinstance(transform, list | tuple):
+        return all(map(draws_from_torch_only, transform))
+    if type(transform) in (T.Compose, T.RandomApply):
+        return all(map(draws_from_torch_only, transform.transforms))
+    return transform is None or transform is instance_normalization or type(transform) in DRAWING_FROM_TORCH_ONLY
+
+
+DRAWING_FROM_TORCH_ONLY = {
+    Cutout, GaussianNoise, T.AutoAugment, T.CenterCrop, T.ColorJitter, T.GaussianBlur, T.Normalize, T.RandAugment,
+    T.RandomCrop, T.RandomGrayscale, T.RandomHorizontalFlip, T.RandomResizedCrop, T.Resize, T.ToTensor,
+}  # fmt: skip
+
+
+def split_tensor_steps(transform: Callable | Sequence[Callable] | None) -> tuple[Any, ToTensors | None]:
+    """Split off the end of a transform that does the same to every image: to tensor, and normalisation if it follows.
+
+    Returns:
+        The transform without them, and a function from the Pillow images of a batch, as that leaves them, to their
+        tensors (3, H, W), bit for bit those of the whole transform; or the transform as it is, and None.
+    """
+    steps = list(transform.transforms) if type(transform) is T.Compose else []
+    normalize = steps.pop() if steps and type(steps[-1]) is T.Normalize else None
+    if not steps or type(steps.pop()) is not T.ToTensor:
+        return transform, None
+    return T.Compose(steps), functools.partial(_to_tensors, normalize)
+
+
+def _to_tensors(normalize: T.Normalize | None, images: list[Image]) -> Sequence[Tensor]:
+    """Return the images as tensors (3, H, W), normalised if that is given; together if they are RGB and of one size."""
+    if len({(image.mode, image.size) for image in images}) > 1 or images[0].mode != "RGB":
+        one_by_one = T.Compose([T.ToTensor(), *([normalize] if normalize else [])])
+        return [one_by_one(image) for image in images]
+    batch = torch.from_numpy(np.stack([np.asarray(image) for image in images]))  # (B, H, W, 3)
+    batch = batch.permute(0, 3, 1, 2).contiguous().to(torch.get_default_dtype()).div_(255)
+    return (normalize(batch) if normalize else batch).unbind()
