@@ -19,9 +19,9 @@ from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import VisionTransformer
 from safetensors import SafetensorError
-from timm.layers.pos_embed_sincos import RotaryEmbeddingCat
-from timm.models.eva import Eva
-from timm.models.vision_transformer import VisionTransformer as TimmVisionTransformer
+from timm.layers import RotaryEmbeddingCat
+from timm.models import Eva
+from timm.models import VisionTransformer as TimmVisionTransformer
 from torch import Tensor, nn
 
 from clip import clip

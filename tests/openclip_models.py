@@ -4,6 +4,7 @@ timm's models are sized by their name, so reduced ones are registered under name
 """
 
 import json
+import re
 from pathlib import Path
 
 import open_clip
@@ -142,10 +143,10 @@ def _random(key: str, like: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def siglip_tokenize(texts, context_length: int) -> Tensor:
-    """Ids in SigLIP's manner: no start token, one id per word, end token 1, padding 1."""
+    """Ids in SigLIP's manner: no start token, one id per word or sign, end token 1, padding 1."""
     tokens = torch.ones(len(texts), context_length, dtype=torch.long)
     for row, text in zip(tokens, texts, strict=True):
-        ids = [2 + sum(word.encode()) % 90 for word in text.split()]
+        ids = [2 + sum(word.encode()) % 90 for word in re.findall(r"\w+|\S", text)]
         row[: len(ids)] = torch.tensor(ids, dtype=torch.long)
     return tokens
 
