@@ -6,6 +6,8 @@ width.
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -179,7 +181,8 @@ def load_backbone(name: str, path: str = "") -> Backbone:
     Args:
         name: one of `clip.available_models()`, the path of an OpenAI-format weights file, or a name of open_clip:
             `model:weights` (`ViT-B-16:laion2b_s34b_b88k`), `model` alone where it has one set of weights or `path`
-            gives them (`EVA02-B-16`, `coca_ViT-B-32`), `hf-hub:owner/repository`, `local-dir:folder`.
+            gives them (`EVA02-B-16`, `coca_ViT-B-32`), `hf-hub:owner/repository`, `local-dir:folder`; or the name of a
+            file in `clip/backbones/`.
         path: the weights file, or a folder that holds (or receives) the named model's file; empty for the default.
 
     Raises:
@@ -190,6 +193,8 @@ def load_backbone(name: str, path: str = "") -> Backbone:
     if name in clip.available_models() or Path(name).is_file():
         file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)
         return _of_openai(name, clip.read_model(file))
+    if name.isidentifier() and find_spec(f"clip.backbones.{name}"):
+        return import_module(f"clip.backbones.{name}").load(path)
     from clip import openclip  # open_clip takes seconds to import: only who asks for it pays
 
     return openclip.load(name, path)
