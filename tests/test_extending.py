@@ -1,4 +1,4 @@
-"""docs/EXTENDING.md, executed: its files are those of docs/extending, its commands run, its method keeps the contract."""
+"""docs/EXTENDING.md, executed: its files are those of docs/extending, its commands run, its method conforms."""
 
 import importlib
 import json
