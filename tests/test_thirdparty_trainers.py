@@ -80,6 +80,13 @@ def test_keys_of_extend_cfg_are_strict(call, capsys):
     assert "N_CTX_TEXT" in capsys.readouterr().err
 
 
+def test_several_seeds_are_each_as_alone(call, tmp_path):
+    call("BothTowers", "--seeds", "1,2", out="both")
+    rows = [json.loads((tmp_path / "both" / f"seed{seed}" / "metrics.json").read_text())["history"] for seed in (1, 2)]
+    _, alone = call("BothTowers", out="alone")
+    assert rows[0] == alone["history"] != rows[1]
+
+
 def test_amp_trains_without_a_gpu(call):
     """`torch.cuda.amp` is what this family uses; without a GPU it warns and does nothing."""
     with pytest.warns((FutureWarning, UserWarning)):
