@@ -39,6 +39,8 @@ class ImageTower:
         blocks: callables (N, T + n, D) -> (N, T + n, D); the last n tokens are prompts.
         pool: tokens (N, T + n, D) -> features (N, E), not normalised; read from the tower's own T tokens.
         adaptable: whether each block takes `delta`, what is added to its query, key and value projections.
+        last: the last block where it may compute only what `pool` reads: (N, T + n, D) -> the first tokens, at least
+            those that are read out. None for a tower that reads more than a few.
     """
 
     width: int | None
@@ -49,6 +51,7 @@ class ImageTower:
     blocks: Sequence[Block]
     pool: Callable[[Tensor], Tensor]
     adaptable: bool = False
+    last: Block | None = None
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,8 @@ class TextTower:
         bind: tokens (N, T, D), end positions (N,) -> the blocks for these sentences, where their attention mask depends
             on them.
         adaptable: whether each block takes `delta`, what is added to its query, key and value projections.
+        last: the last block for the tokens that are read out alone, where the tower offers that: tokens (N, T, D),
+            positions (N,) -> (N, 1, D).
     """
 
     width: int
@@ -84,6 +89,7 @@ class TextTower:
     start: int = 1
     bind: Callable[[Tensor, Tensor], Sequence[Block]] | None = None
     adaptable: bool = False
+    last: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 def adapted(tower: ImageTower | TextTower, deltas: Sequence[Delta | None]) -> ImageTower | TextTower:
@@ -97,9 +103,9 @@ def adapted(tower: ImageTower | TextTower, deltas: Sequence[Delta | None]) -> Im
     if not tower.adaptable:
         raise ValueError("this tower has no attention blocks of OpenAI's kind, whose projections could be adapted")
     pairs = zip(tower.blocks, deltas, strict=True)
-    return replace(
-        tower, blocks=tuple(block if delta is None else partial(block, delta=delta) for block, delta in pairs)
-    )
+    blocks = tuple(block if delta is None else partial(block, delta=delta) for block, delta in pairs)
+    last = tower.last if tower.last is None or deltas[-1] is None else partial(tower.last, delta=deltas[-1])
+    return replace(tower, blocks=blocks, last=last)
 
 
 def _per_sample(prompt: Tensor, x: Tensor) -> Tensor:
@@ -152,7 +158,8 @@ def encode_image(tower: ImageTower, images: Tensor, prompts: Prompts = ()) -> Te
     start = x.shape[1]
     if prompts and prompts[0] is not None:
         x = torch.cat([x, _per_sample(prompts[0], x)], dim=1)
-    return tower.pool(run_blocks(tower.blocks, tower.norm(x), prompts, start))
+    blocks = tower.blocks if tower.last is None else (*tower.blocks[:-1], tower.last)
+    return tower.pool(run_blocks(blocks, tower.norm(x), prompts, start))
 
 
 def encode_text(tower: TextTower, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
@@ -168,4 +175,7 @@ def encode_text(tower: TextTower, embeddings: Tensor, end: Tensor, prompts: Prom
     """
     x = tower.embed(embeddings)
     blocks = tower.bind(x, end) if tower.bind else tower.blocks
-    return tower.pool(run_blocks(blocks, x, prompts, tower.start), end)
+    if tower.last is not None:
+        blocks = (*blocks[:-1], lambda tokens: tower.last(tokens, end))
+    x = run_blocks(blocks, x, prompts, tower.start)
+    return tower.pool(x, end if tower.last is None else torch.zeros_like(end))
