@@ -136,7 +136,7 @@ class PromptedVisionTransformer(VisionTransformer):
 
     def tower(self) -> ImageTower:
         """This module as the steps that the prompt loop runs; its own deep tokens are inside the blocks."""
-        return replace(super().tower(), blocks=self.transformer.batch_first_blocks(), last=None)
+        return replace(super().tower(), blocks=self.transformer.batch_first_blocks(), last=None, adaptable=False)
 
     def forward(
         self, images: Tensor, shared_ctx: Tensor | None = None, compound_deeper_prompts: Sequence[Tensor] = ()
@@ -182,7 +182,7 @@ class PromptedCLIP(CLIP):
 
     def text_tower(self) -> TextTower:
         """The text half as the steps that the prompt loop runs; its own deep tokens are inside the blocks."""
-        return replace(super().text_tower(), blocks=self.transformer.batch_first_blocks(), last=None)
+        return replace(super().text_tower(), blocks=self.transformer.batch_first_blocks(), last=None, adaptable=False)
 
 
 def build(state_dict: Mapping[str, Tensor], design_details: Mapping | None = None) -> PromptedCLIP:
