@@ -18,7 +18,7 @@ def default_device() -> torch.device:
     return torch.device("cuda") if torch.cuda.is_available() else HOST
 
 
-def convert_weights(model: nn.Module) -> None:
+def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
     """Convert, in place, what OpenAI's released models hold in half precision: convolutions, linear layers, attention
     and the two projections. Norms and embeddings stay as they are."""
     for module in model.modules():
@@ -26,7 +26,7 @@ def convert_weights(model: nn.Module) -> None:
         names = ("text_projection", "proj")
         for name, parameter in module.named_parameters(recurse=False):
             if attention or isinstance(module, (nn.Conv2d, nn.Linear)) or name in names:
-                parameter.data = parameter.data.half()
+                parameter.data = parameter.data.to(dtype)
 
 
 def convert_all(model: nn.Module) -> None:
@@ -42,7 +42,8 @@ class Precision:
     """How a run computes: `fp32`, half weights (`fp16`), bfloat16 autocast (`bf16`) or float16 autocast (`amp`).
 
     What is trained, its gradients and the optimiser's state are float32 in every mode. float16 has no fast kernels on a
-    CPU: there `fp16` computes in float32 and `amp` in bfloat16 autocast, and the log says so.
+    CPU: there `fp16` computes in float32 and `amp` in bfloat16 autocast, and the log says so. It also says which
+    float32 products a GPU rounds to TF32; nothing is changed about that.
 
     Args:
         name: one of `PRECISIONS`.
@@ -56,6 +57,8 @@ class Precision:
         if name not in PRECISIONS:
             raise ValueError(f"PREC is {name!r}, but must be one of {', '.join(PRECISIONS)}")
         if device.type == "cpu" and name in _ON_CPU:
+        if device.type == "cuda" and name == "fp32":
+            logger.info("PREC fp32 on this GPU: %s", tf32_state())
             logger.info("PREC %s has no fast kernels on a CPU: computing in %s", name, _ON_CPU[name])
             name = _ON_CPU[name]
         self.name = name
@@ -72,9 +75,21 @@ class Precision:
     def prepare(self, backbone: nn.Module) -> nn.Module:
         """Move a frozen backbone to the device, in evaluation mode, in the format its weights have in this mode."""
         backbone.requires_grad_(False).eval().to(self.device)
+        elif self._autocast is not None:
+            convert_weights(backbone.model, self._autocast)  # else autocast would do so in every call
         if self.name == "fp16":
             backbone.halve(backbone.model)
         return backbone
+def tf32_state() -> str:
+    """Which float32 products PyTorch lets a GPU round to TF32 (10 bits of mantissa), and how to change that."""
+    products = torch.get_float32_matmul_precision() != "highest"
+    on = {True: "in TF32", False: "in full float32"}
+    return (
+        f"matrix products {on[products]} (torch.set_float32_matmul_precision), "
+        f"convolutions {on[torch.backends.cudnn.allow_tf32]} (torch.backends.cudnn.allow_tf32)"
+    )
+
+
 
 
 def full(x: Tensor) -> Tensor:
