@@ -31,11 +31,9 @@ def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> Non
 
 def convert_all(model: nn.Module) -> None:
     """Convert, in place, everything but the scale and the bias of the logits to half precision."""
-    kept = {name: getattr(model, name, None) for name in ("logit_scale", "logit_bias")}
-    kept = {name: parameter.data for name, parameter in kept.items() if parameter is not None}
-    model.half()
-    for name, value in kept.items():
-        getattr(model, name).data = value
+    for name, value in (*model.named_parameters(), *model.named_buffers()):
+        if value.is_floating_point() and name not in ("logit_scale", "logit_bias"):
+            value.data = value.data.half()
 
 
 class Precision:
@@ -57,10 +55,10 @@ class Precision:
         if name not in PRECISIONS:
             raise ValueError(f"PREC is {name!r}, but must be one of {', '.join(PRECISIONS)}")
         if device.type == "cpu" and name in _ON_CPU:
-        if device.type == "cuda" and name == "fp32":
-            logger.info("PREC fp32 on this GPU: %s", tf32_state())
             logger.info("PREC %s has no fast kernels on a CPU: computing in %s", name, _ON_CPU[name])
             name = _ON_CPU[name]
+        if device.type == "cuda" and name == "fp32":
+            logger.info("PREC fp32 on this GPU: %s", tf32_state())
         self.name = name
         self.device = device
         self._autocast = {"bf16": torch.bfloat16, "amp": torch.float16}.get(name)
@@ -75,11 +73,13 @@ class Precision:
     def prepare(self, backbone: nn.Module) -> nn.Module:
         """Move a frozen backbone to the device, in evaluation mode, in the format its weights have in this mode."""
         backbone.requires_grad_(False).eval().to(self.device)
-        elif self._autocast is not None:
-            convert_weights(backbone.model, self._autocast)  # else autocast would do so in every call
         if self.name == "fp16":
             backbone.halve(backbone.model)
+        elif self._autocast is not None:
+            convert_weights(backbone.model, self._autocast)  # else autocast would do so in every call
         return backbone
+
+
 def tf32_state() -> str:
     """Which float32 products PyTorch lets a GPU round to TF32 (10 bits of mantissa), and how to change that."""
     products = torch.get_float32_matmul_precision() != "highest"
@@ -88,8 +88,6 @@ def tf32_state() -> str:
         f"matrix products {on[products]} (torch.set_float32_matmul_precision), "
         f"convolutions {on[torch.backends.cudnn.allow_tf32]} (torch.backends.cudnn.allow_tf32)"
     )
-
-
 
 
 def full(x: Tensor) -> Tensor:

@@ -139,6 +139,32 @@ def test_text_context_and_prompts_against_the_library_s_model(kind):
     close(kind.backbone.encode_embeddings(embeddings, end, prompts), expected)
 
 
+def test_image_prompts_against_the_library_s_model(kind):
+    """The same tokens appended and replaced by hooks inside the library's own forward pass."""
+    visual = kind.library.visual
+    trunk = getattr(visual, "trunk", visual)
+    if kind.backbone.vision_width is None or getattr(trunk, "rope", None) is not None:
+        pytest.skip("no token slots, or a rotary table of fixed length (see test_clip_openclip)")
+    blocks = trunk.blocks if trunk is not visual else visual.transformer.resblocks
+    norm = trunk.norm_pre if trunk is not visual else visual.ln_pre
+    first, second = kind.image_prompts(n)
+
+    def append(module, args):
+        return (torch.cat([args[0], norm(first).expand(len(args[0]), -1, -1)], dim=1),)
+
+    def replace(module, args):
+        return (torch.cat([args[0][:, :-n], second.expand(len(args[0]), -1, -1)], dim=1),)
+
+    handles = [
+        blocks[0].register_forward_pre_hook(append),
+        blocks[1].register_forward_pre_hook(replace),
+        blocks[2].register_forward_hook(lambda module, args, output: output[:, :-n]),
+    ]
+    with _hooks(handles):
+        expected = kind.library_images(kind.images)
+    close(kind.backbone.encode_image(kind.images, [first, second]), expected)
+
+
 def test_text_at_its_real_length_is_exact(kind):
     for prompts in ((), kind.text_prompts(n)):
         embeddings, end = kind.backbone.token_embedding(kind.tokens), kind.backbone.end_of_text(kind.tokens)
