@@ -10,7 +10,7 @@ Shape legend: B images, C classes, E embedding width, N cached training images.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -206,13 +206,14 @@ class CacheTrainer(MethodTrainer):
             if clock is not None:
                 clock.tick()
             for batch in loader:
-                total[batch["index"]] += self.encode(batch["img"])
+                total[batch["index"]] += self.encode(batch)[0]
         return total / passes
 
-    def encode(self, images: Tensor) -> Tensor:
-        """Features (B, E) of images (B, 3, H, W) from anywhere."""
+    def encode(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Features (B, E) of a batch's images, and its labels (B,)."""
+        images, labels = self.parse_batch_test(batch)
         with self.precision.autocast():
-            return self.model.image_features(images.to(self.device, non_blocking=True))
+            return self.model.image_features(images), labels
 
     def after_epoch(self) -> None:
         """After the last epoch search the strengths, before the checkpoint is written."""
@@ -229,8 +230,7 @@ class CacheTrainer(MethodTrainer):
             logger.info("There are no validation images beside the test images: alpha and beta stay the initial ones")
             return
         self.set_model_mode("eval")
-        features = torch.cat([self.encode(batch["img"]) for batch in self.val_loader])
-        labels = torch.cat([batch["label"] for batch in self.val_loader]).to(self.device)
+        features, labels = (torch.cat(parts) for parts in zip(*map(self.encode, self.val_loader), strict=True))
         accuracy = self.model.search(features, labels, self.start)
         alpha, beta = self.model.alpha.item(), self.model.beta.item()
         logger.info("Searched on validation images: alpha %.3f, beta %.3f (accuracy %.2f)", alpha, beta, accuracy)
