@@ -57,11 +57,9 @@ def _lines(out):
         "Loading evaluator: Classification",
         "No checkpoint found, train from scratch",
         rf"Initialize tensorboard \(log_dir={out}/tensorboard\)",
-        *(
-            rf"epoch \[{epoch}/2\] batch \[{batch}/3\] {step} lr {next(rates)} eta \d:\d\d:\d\d"
-            for epoch in (1, 2)
-            for batch in (1, 2, 3)
-        ),
+        *(rf"epoch \[1/2\] batch \[{batch}/3\] {step} lr {next(rates)} eta \d:\d\d:\d\d" for batch in (1, 2, 3)),
+        r"Decoded images in memory: \d+, \d+\.\d MB of at most 1024 \(DATALOADER.CACHE_MB\)",
+        *(rf"epoch \[2/2\] batch \[{batch}/3\] {step} lr {next(rates)} eta \d:\d\d:\d\d" for batch in (1, 2, 3)),
         f"Checkpoint saved to {out}/linear/model.pth.tar-2",
         "Finish training",
         "Finished training",

@@ -62,6 +62,7 @@ _TRAIN_LOADER = {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N
 DEFAULTS.DATALOADER = CN(
     {
         "NUM_WORKERS": 4,
+        "CACHE_MB": 1024,  # decoded images are kept in memory up to so much, for all runs of a process; 0: none
         "K_TRANSFORMS": 1,  # how many times each training image is augmented
         "RETURN_IMG0": False,  # also give the image without augmentation
         "TRAIN_X": dict(_TRAIN_LOADER),

@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
+from dassl.data.image_store import shared_store
 from dassl.data.samplers import EpochClock, build_sampler, set_stream
 from dassl.utils import available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
 
@@ -23,6 +25,9 @@ class DatasetWrapper(Dataset):
     An item is a dictionary with ``img`` (tensor (3, H, W), the Pillow image if ``transform`` is None, a list if there are
     several augmentations), ``label``, ``domain``, ``impath`` and ``index``; with a list of transforms also ``img2``,
     ``img3``...; with ``DATALOADER.RETURN_IMG0`` also ``img0``, the image without augmentation.
+
+    Decoded images are kept in memory, up to ``DATALOADER.CACHE_MB``: those that are trained on as long as there is room, the
+    lists that are only evaluated where half of the room is enough for the whole list.
 
     Args:
         cfg: nodes ``INPUT`` and ``DATALOADER`` are read.
@@ -49,6 +54,7 @@ class DatasetWrapper(Dataset):
         self.k_tfm = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self.return_img0 = cfg.DATALOADER.RETURN_IMG0
         self.to_tensor = build_plain_transform(cfg)
+        self.images = shared_store(cfg.DATALOADER.CACHE_MB, self)
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
 
@@ -56,28 +62,56 @@ class DatasetWrapper(Dataset):
         return len(self.data_source)
 
     def __getitem__(self, idx: int) -> dict[str, Any]:
+        return self._item(idx, self.transform)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Return the items of a batch, the same as one by one; called by PyTorch's loaders.
+
+        Conversion to tensors and normalisation, where these end the transform, are done once for the batch.
+        """
+        from dassl.data.transforms import split_tensor_steps
+
+        if type(self).__getitem__ is not DatasetWrapper.__getitem__ or self.k_tfm > 1:
+            return [self[idx] for idx in indices]
+        transform, to_tensors = split_tensor_steps(self.transform)
+        items = [self._item(idx, transform) for idx in indices]
+        if to_tensors is not None:
+            for item, image in zip(items, to_tensors([item["img"] for item in items]), strict=True):
+                item["img"] = image
+        return items
+
+    def _item(self, idx: int, transform: Transform | Sequence[Transform] | None) -> dict[str, Any]:
+        """Return item ``idx`` under a transform."""
+        from dassl.data.transforms import draws_from_torch_only
+
         item = self.data_source[idx]
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": idx}
-        image = read_image(item.impath)
+        image = self._read(item.impath)
         if self.clock is None:
-            output |= self._augment(image)
+            output |= self._augment(image, transform)
         else:
-            with seeded(self.clock.seed_for("augmentation", idx)):
-                output |= self._augment(image)
+            with seeded(self.clock.seed_for("augmentation", idx), torch_only=draws_from_torch_only(transform)):
+                output |= self._augment(image, transform)
         if self.return_img0:
             output["img0"] = self.to_tensor(image)
         return output
 
-    def _augment(self, image: Any) -> dict[str, Any]:
-        """Return the entries ``img``, ``img2``... for a Pillow image."""
-        if self.transform is None:
-            return {"img": image}
-        if isinstance(self.transform, list | tuple):
-            names = ["img", *(f"img{number}" for number in range(2, len(self.transform) + 1))]
-            return {name: self._repeated(transform, image) for name, transform in zip(names, self.transform, strict=True)}
-        return {"img": self._repeated(self.transform, image)}
+    def _read(self, path: str) -> Image:
+        """Return the Pillow image of a file, decoded now or before."""
+        if self.images is None:
+            return read_image(path)
+        return self.images.read(path, among=1 if self.is_train else len(self))
 
-    def _repeated(self, transform: Transform, image: Any) -> Any:
+    def _augment(self, image: Image, transform: Transform | Sequence[Transform] | None) -> dict[str, Any]:
+        """Return the entries ``img``, ``img2``... for a Pillow image."""
+        if transform is None:
+            return {"img": image}
+        if isinstance(transform, list | tuple):
+            names = ["img", *(f"img{number}" for number in range(2, len(transform) + 1))]
+            return {name: self._repeated(one, image) for name, one in zip(names, transform, strict=True)}
+        return {"img": self._repeated(transform, image)}
+
+    def _repeated(self, transform: Transform, image: Image) -> Any:
         """Transform the image once, or ``k_tfm`` times into a list."""
         return transform(image) if self.k_tfm == 1 else [transform(image) for _ in range(self.k_tfm)]
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from dassl.engine.trainer import SimpleTrainer
 
 # Where a run lies and what it runs on does not change what it computes.
-NOT_HASHED = ("OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "VERBOSE", "USE_CUDA")
+NOT_HASHED = (
+    "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "VERBOSE", "USE_CUDA",
+)  # fmt: skip
 
 
 def plain(cfg: Any) -> Any:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from dassl.data import DataManager
+from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
 from dassl.engine.record import make_record
@@ -125,6 +126,8 @@ class SimpleTrainer(TrainerBase):
     def after_epoch(self) -> None:
         """Validate, if the best model is wanted; write the checkpoints that are due."""
         self.train_seconds += time.time() - self._epoch_start
+        if self.epoch == self.start_epoch:
+            log_stored_images()
         self.model_epoch = self.epoch + 1
         if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST:
             result = self.test(split="val")

@@ -120,18 +120,31 @@ def stream_seed(seed: int, *keys: str | int) -> int:
 
 
 @contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Seed the global CPU generators of Python, NumPy and PyTorch for the block; afterwards they are as before it."""
-    python, numpy_, torch_ = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
+def seeded(seed: int, torch_only: bool = False) -> Iterator[None]:
+    """Seed the global CPU generators of Python, NumPy and PyTorch for the block; afterwards they are as before it.
+
+    Args:
+        seed: of all three.
+        torch_only: what is done in the block draws from PyTorch's generator only; keeping the state of the others takes
+            longer than many an augmentation.
+    """
+    if torch_only:
+        before = torch.get_rng_state()
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(before)
+        return
+    python, numpy_ = random.getstate(), np.random.get_state()  # noqa: NPY002
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002
-    torch.default_generator.manual_seed(seed)
     try:
-        yield
+        with seeded(seed, torch_only=True):
+            yield
     finally:
         random.setstate(python)
         np.random.set_state(numpy_)  # noqa: NPY002
-        torch.set_rng_state(torch_)
 
 
 def did_you_mean(name: str, choices: Iterable[str], what: str, list_all: bool = True) -> str:

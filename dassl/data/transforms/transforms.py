@@ -209,6 +209,12 @@ def _compose(steps: list[Step]) -> Callable:
     return T.Compose([transform for _, transform in steps])
 
 
+DRAWING_FROM_TORCH_ONLY = {
+    Cutout, GaussianNoise, T.AutoAugment, T.CenterCrop, T.ColorJitter, T.GaussianBlur, T.Normalize, T.RandAugment,
+    T.RandomCrop, T.RandomGrayscale, T.RandomHorizontalFlip, T.RandomResizedCrop, T.Resize, T.ToTensor,
+}  # fmt: skip
+
+
 def draws_from_torch_only(transform: Callable | Sequence[Callable] | None) -> bool:
     """Say whether a transform, or each of a list of them, is known to draw random numbers from PyTorch only."""
     if isinstance(transform, list | tuple):
@@ -216,12 +222,6 @@ def draws_from_torch_only(transform: Callable | Sequence[Callable] | None) -> bo
     if type(transform) in (T.Compose, T.RandomApply):
         return all(map(draws_from_torch_only, transform.transforms))
     return transform is None or transform is instance_normalization or type(transform) in DRAWING_FROM_TORCH_ONLY
-
-
-DRAWING_FROM_TORCH_ONLY = {
-    Cutout, GaussianNoise, T.AutoAugment, T.CenterCrop, T.ColorJitter, T.GaussianBlur, T.Normalize, T.RandAugment,
-    T.RandomCrop, T.RandomGrayscale, T.RandomHorizontalFlip, T.RandomResizedCrop, T.Resize, T.ToTensor,
-}  # fmt: skip
 
 
 def split_tensor_steps(transform: Callable | Sequence[Callable] | None) -> tuple[Any, ToTensors | None]:
@@ -240,9 +240,12 @@ def split_tensor_steps(transform: Callable | Sequence[Callable] | None) -> tuple
 
 def _to_tensors(normalize: T.Normalize | None, images: list[Image]) -> Sequence[Tensor]:
     """Return the images as tensors (3, H, W), normalised if that is given; together if they are RGB and of one size."""
-    if len({(image.mode, image.size) for image in images}) > 1 or images[0].mode != "RGB":
+    first = images[0]
+    if not all(isinstance(one, Image) and one.mode == "RGB" and one.size == first.size for one in images):
         one_by_one = T.Compose([T.ToTensor(), *([normalize] if normalize else [])])
         return [one_by_one(image) for image in images]
     batch = torch.from_numpy(np.stack([np.asarray(image) for image in images]))  # (B, H, W, 3)
     batch = batch.permute(0, 3, 1, 2).contiguous().to(torch.get_default_dtype()).div_(255)
-    return (normalize(batch) if normalize else batch).unbind()
+    if normalize:
+        T.functional.normalize(batch, normalize.mean, normalize.std, inplace=True)
+    return batch.unbind()
