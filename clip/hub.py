@@ -12,6 +12,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 
 from clip import clip
+from clip.weights import DownloadError
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 SETTINGS = "open_clip_config.json"
@@ -44,7 +45,7 @@ def resolve(name: str, path: str = "") -> Source:
     Raises:
         ValueError: unknown name (with the nearest known one), or one that does not say which weights.
         FileNotFoundError: `path`, or something in the folder of a `local-dir:` name, does not exist.
-        RuntimeError: a download failed; says what to put where.
+        DownloadError: a download failed; says what to put where.
     """
     if path and not Path(path).exists():
         raise FileNotFoundError(f"MODEL.BACKBONE.PATH is {path}, but there is no such file or folder")
@@ -153,7 +154,7 @@ def _hub_file(name: str, repository: str, file: str, cache: str | None) -> Path:
             fetch = f"{SETTINGS} and {WEIGHTS[0]} of {there} into one folder and use the name {FOLDER}<folder>"
         else:
             fetch = f"{safe} of {there} and name that file in MODEL.BACKBONE.PATH"
-        raise RuntimeError(
+        raise DownloadError(
             f"could not get {file} of {name} ({error}). On a machine with a connection fetch {fetch}; or bring that "
             "machine's Hugging Face cache here ($HF_HOME)"
         ) from error

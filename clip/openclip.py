@@ -29,6 +29,7 @@ from clip.backbone import Backbone
 from clip.hub import FOLDER, SETTINGS, Source, resolve
 from clip.precision import convert_all
 from clip.towers import ImageTower, TextTower, largest_id
+from clip.weights import DownloadError
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
 
@@ -43,7 +44,7 @@ def load(name: str, path: str = "") -> Backbone:
         ValueError: unknown name (with the nearest known one), a model whose text tower takes no context, or a file that
             is damaged or holds another model.
         FileNotFoundError: `path` does not exist.
-        RuntimeError: a download failed; says what to put where.
+        DownloadError: a download failed; says what to put where.
     """
     source = resolve(name, path)
     text = source.config["text_cfg"].get("hf_model_name")
@@ -84,14 +85,14 @@ def tokenizer_of(source: Source) -> tuple[Tokenize, int | None]:
     """How a model reads text: its tokenizer and the id of its end token, None where that is the largest id (CLIP's).
 
     Raises:
-        ImportError: the tokenizer needs a package that is not installed.
-        RuntimeError: the tokenizer's files are neither here nor to be had.
+        ValueError: the tokenizer needs a package that is not installed.
+        DownloadError: the tokenizer's files are neither here nor to be had.
     """
     text = source.config["text_cfg"]
     if not text.get("hf_tokenizer_name"):
         return clip.tokenize, None
     if find_spec("transformers") is None:
-        raise ImportError(f"{source.name} needs the tokenizer of the transformers package: pip install transformers")
+        raise ValueError(f"the backbone {source.name} needs a tokenizer of transformers: pip install transformers")
     try:
         hf = HFTokenizer(
             str(source.folder or text["hf_tokenizer_name"]),
@@ -100,7 +101,7 @@ def tokenizer_of(source: Source) -> tuple[Tokenize, int | None]:
             **text.get("tokenizer_kwargs", {}),
         )
     except OSError as error:
-        raise RuntimeError(
+        raise DownloadError(
             f"could not get the tokenizer {text['hf_tokenizer_name']} of {source.name} ({error}). On a machine with a "
             f"connection fetch its files, {SETTINGS} and the weights from https://huggingface.co/ into one folder and "
             f"use the name {FOLDER}<folder>"

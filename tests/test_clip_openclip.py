@@ -13,6 +13,7 @@ from clip import hub, openclip
 from clip.backbone import load_backbone
 from clip.clip import ContextLengthError, tokenize
 from clip.hub import resolve
+from clip.weights import DownloadError
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -97,7 +98,7 @@ def test_models_that_are_refused(file):
 
 def test_missing_tokenizer_package(file, monkeypatch):
     monkeypatch.setattr(openclip, "find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="pip install transformers"):
+    with pytest.raises(ValueError, match="pip install transformers"):
         load_backbone("ViT-B-16-SigLIP", str(file))
 
 
@@ -153,10 +154,10 @@ def test_folder(tmp_path):
 def test_offline_says_what_to_put_where(tmp_path, offline):
     address = "https://huggingface.co/timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k"
     sentence = rf"fetch open_clip_model.safetensors of {address} and name that file in MODEL.BACKBONE.PATH"
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(DownloadError, match=sentence):
         load_backbone("EVA02-B-16", str(tmp_path))
     sentence = r"fetch open_clip_config.json and .* https://huggingface.co/a/b into one folder.*local-dir:<folder>"
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(DownloadError, match=sentence):
         load_backbone("hf-hub:a/b", str(tmp_path))
 
 

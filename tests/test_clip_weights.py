@@ -230,6 +230,8 @@ def test_offline_says_what_to_put_where(tmp_path):
         url = closed.url("a" * 64)
     with pytest.raises(RuntimeError, match=rf"could not download {url}.*put it at {tmp_path}/model.pt.*CLIP_CACHE"):
         download(url, tmp_path)
+    with pytest.raises(ConnectionError):  # what train.py answers with its sentence
+        download(url, tmp_path)
 
 
 # OpenAI's surface
