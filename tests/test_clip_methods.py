@@ -1,11 +1,14 @@
 """The methods on backbones of every kind: they train what they own, leave the backbone as it was, and evaluate."""
 
+import json
+
 import openclip_models as reduced
 import pytest
 import torch
 from clip_models import RESNET, VIT, random_state
 from parity import make_trainer, trainer_config
 
+import train
 import trainers  # noqa: F401  (registers the methods)
 from clip import openclip
 from clip.backbone import Backbone, openai_backbone
@@ -95,3 +98,24 @@ def test_depth_is_cut_to_the_tower(backbone):
     if backbone.vision_width is None:
         return
     assert sorted(image_prompts(backbone, 12, 2).tokens) == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize(("config", "name"), [("eva_clip", "reduced-EVA02"), ("coca", "reduced-CoCa")])
+def test_the_paper_s_configurations(config, name, eurosat_root, tmp_path, repo_root):
+    """train.py with the configurations of EVA and CoCa, at reduced sizes: evaluation repeats what training reported."""
+    reduced.register(tmp_path)
+    reduced.write_safetensors(reduced.random_model(name), tmp_path / "model.safetensors")
+    file = repo_root / "configs/trainers/APEX" / f"{config}.yaml"
+
+    def run(out, *args):
+        argv = ["--root", str(eurosat_root), "--seed", "1", "--trainer", "APEX", "--backbone", name, *args]
+        argv += ["--dataset-config-file", str(repo_root / "configs/datasets/eurosat.yaml"), "--config-file", str(file)]
+        argv += ["--output-dir", str(tmp_path / out), "MODEL.BACKBONE.PATH", str(tmp_path / "model.safetensors")]
+        argv += ["DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
+        assert train.main([*argv, "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base"]) == 0
+        return json.loads((tmp_path / out / "metrics.json").read_text())
+
+    trained, again = run("run"), run("again", "--eval-only", "--model-dir", str(tmp_path / "run"))
+    assert trained["backbone"] == name
+    assert again["accuracy"] == trained["accuracy"]
+    assert all(torch.isfinite(torch.tensor(epoch["loss"])) for epoch in trained["history"])
