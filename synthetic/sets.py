@@ -36,7 +36,7 @@ from synthetic.shapes import Array
 
 Drawer = Callable[[Scene, np.random.Generator], Array]
 PARTS = ("train", "val", "test")
-VERSION = 1  # of the pictures: raised by every change after which the same seed draws others
+VERSION = 2  # of the pictures: raised by every change after which the same seed draws others
 
 
 @dataclass(frozen=True)
@@ -95,14 +95,17 @@ def draw_plain(scene: Scene, rng: np.random.Generator) -> Array:
 
 
 def draw_thermal(scene: Scene, rng: np.random.Generator) -> Array:
-    """Seen by an infrared camera: soft, warm towards the middle, in false colours; half of them cold on warm."""
+    """Seen by an infrared camera: soft, in false colours, warm spots around; half of them cold on warm."""
     distance = shape_distance(scene, rng)
     x, y = pixel_grid()
     angle = rng.uniform(0, 2 * np.pi)
-    around = rng.uniform(0.05, 0.3) + rng.uniform(0, 0.12) * (np.cos(angle) * x + np.sin(angle) * y)
-    body = rng.uniform(0.55, 0.85) + 0.05 * np.clip(-distance, 0, 4)
-    heat = around + (body - around) * coverage(distance, rng.uniform(1.5, 3.0))
-    return finished(thermal(1 - heat if rng.uniform() < 0.5 else heat).astype(np.float32), rng, 0.05)
+    around = rng.uniform(0.05, 0.3) + rng.uniform(0, 0.3) * (np.cos(angle) * x + np.sin(angle) * y)
+    for _ in range(int(rng.integers(3))):
+        away = np.hypot(x - rng.uniform(-1, 1), y - rng.uniform(-1, 1)) / rng.uniform(0.15, 0.4)
+        around += rng.uniform(0.2, 0.6) * np.exp(-(away**2))
+    body = rng.uniform(0.45, 0.75) + 0.05 * np.clip(-distance, 0, 4)
+    heat = around + (body - around) * coverage(distance, rng.uniform(3, 6))
+    return finished(thermal(1 - heat if rng.uniform() < 0.5 else heat), rng, 0.08)
 
 
 def draw_chalk(scene: Scene, rng: np.random.Generator) -> Array:
