@@ -18,6 +18,7 @@ from dataclasses import replace
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS
 from results.seeds import parse_seeds
+from sweep import slurm
 from sweep.plan import PART_OF, PROTOCOLS, Run, Setting
 from sweep.pool import Outcome, Pool, Slot, WorkerError
 from sweep.progress import Bar
@@ -51,10 +52,19 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--root", default=data, help="folder of the data sets (default: $DATA or ../datasets)")
     what.add_argument("--output", default="output", help="folder of all results (default: %(default)s)")
     how = parser.add_argument_group("how")
-    how.add_argument("--jobs", type=int, help="runs at a time on the CPU (default without a GPU: the number of cores)")
+    how.add_argument("--jobs", type=int, help="runs at a time on CPUs (default without a GPU: the number of cores)")
     how.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")
     how.add_argument("--gpus", help="GPUs to use, such as 0,1 (default: all)")
     how.add_argument("--per-gpu", type=int, default=1, help="runs at a time on each GPU (default: %(default)s)")
+    where = parser.add_argument_group("where")
+    where.add_argument("--launcher", choices=("local", "slurm"), default="local", help="this machine, or a cluster")
+    where.add_argument("--partition", default="", help="of the cluster")
+    where.add_argument("--time", type=int, default=60, help="minutes that a job may take (default: %(default)s)")
+    where.add_argument("--gpus-per-job", type=int, default=0, help="(default: %(default)s)")
+    where.add_argument("--cpus-per-job", type=int, default=1, help="(default: %(default)s)")
+    where.add_argument("--memory-gb", type=int, default=0, help="of a job (default: the cluster's)")
+    more = "further parameters, named as sbatch names them, such as account=lab"
+    where.add_argument("--slurm", nargs="+", default=[], metavar="NAME=VALUE", help=more)
     how.add_argument("--dry-run", action="store_true", help="say what would be run and how much it is, then stop")
     how.add_argument("--redo", action="store_true", help="delete and repeat runs that were made with other settings")
     how.add_argument("--format", choices=FORMATS, default="text", help="of the table (default: %(default)s)")
@@ -164,18 +174,39 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     if untrained:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
-    outcome = work(todo, slots, os.path.join(args.output, "logs")) if todo else Outcome()
+    outcome = work(todo, args, slots) if todo else Outcome()
     conclude(args, setting, chosen, outcome)
     return 1 if outcome.failed else 0
 
 
-def work(todo: list[Run], slots: list[Slot], logs: str) -> Outcome:
-    """Carry out the runs, with a progress bar."""
+def work(todo: list[Run], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
+    """Carry out the runs here or on a cluster, with a progress bar."""
+    logs = os.path.join(args.output, "logs")
     bar = Bar(todo)
     try:
+        if args.launcher == "slurm":
+            return slurm.work(todo, slurm_options(args, logs), bar)
         return Pool(slots, logs, bar).work(todo)
     finally:
         bar.close()
+
+
+def slurm_options(args: argparse.Namespace, logs: str) -> slurm.Options:
+    """What is asked of SLURM; ValueError for a malformed `--slurm`."""
+    more = dict(pair.split("=", 1) for pair in args.slurm if "=" in pair)
+    if len(more) < len(args.slurm):
+        raise ValueError(f"--slurm {' '.join(args.slurm)}: write NAME=VALUE, each name once")
+    return slurm.Options(
+        folder=os.path.join(logs, "slurm"),
+        partition=args.partition,
+        minutes=args.time,
+        gpus=args.gpus_per_job,
+        cpus=args.cpus_per_job,
+        memory_gb=args.memory_gb,
+        at_a_time=args.jobs or 256,
+        threads=args.threads,
+        more=more,
+    )
 
 
 def conclude(args: argparse.Namespace, setting: Setting, runs: Sequence[Run], outcome: Outcome) -> None:
@@ -185,7 +216,7 @@ def conclude(args: argparse.Namespace, setting: Setting, runs: Sequence[Run], ou
     order = [*args.datasets, *args.trainers]
     sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, setting.seeds, order)))
     if args.format == "text":
-        lines = commands(args.protocol, setting, args.seeds, args.shots, runs)
+        lines = commands(args, setting, runs)
         sys.stdout.write("\n".join(["", "Each row again:", *(f"  {line}" for line in lines)]) + "\n")
     if args.average:
         sys.stdout.write("\n" + write_averages(runs))

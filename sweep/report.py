@@ -1,5 +1,6 @@
 """What a sweep says: before it starts (dry run), and at its end."""
 
+import argparse
 import shlex
 from collections.abc import Sequence
 from datetime import timedelta
@@ -56,20 +57,20 @@ def table_of(protocol: str, part: str, runs: Sequence[Run], seeds: Sequence[int]
     return few_shot(records, seeds, order) if protocol == "fewshot" else zero_shot(records, order)
 
 
-def commands(protocol: str, setting: Setting, seeds: str, shots: Sequence[int], runs: Sequence[Run]) -> list[str]:
+def commands(args: argparse.Namespace, setting: Setting, runs: Sequence[Run]) -> list[str]:
     """For each data set and method of the table, the line that makes its rows (all sets at once for a transfer)."""
     lines = []
     for dataset, trainer in dict.fromkeys((_group(run), run.place.trainer) for run in runs):
-        own = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.role == "transfer"]
-        words = ["python", "-m", "sweep", protocol, "--trainers", trainer, "--datasets"]
-        words += list(dict.fromkeys(own)) or [dataset]
-        words += ["--seeds", seeds, "--shots", *map(str, shots), "--root", setting.root, "--output", setting.output]
-        if setting.source != "imagenet":
-            words += ["--source", setting.source]
-        if setting.variant:
-            words += ["--variant", setting.variant]
+        words = ["python", "-m", "sweep", args.protocol, "--trainers", trainer]
+        tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.role == "transfer"]
+        if tested or args.protocol not in ("xd", "dg"):
+            words += ["--datasets", *(dict.fromkeys(tested) or [dataset])]
+        words += ["--seeds", args.seeds, "--shots", *map(str, args.shots), "--root", args.root, "--output", args.output]
         if trainer in setting.configs:
             words += ["--configs", f"{trainer}={setting.configs[trainer]}"]
+        for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", "imagenet")):
+            value = getattr(args, name.replace("-", "_"))
+            words += [f"--{name}", value] if value != usual else []
         lines.append(shlex.join([*words, *setting.opts]))
     return lines
 

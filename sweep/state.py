@@ -3,6 +3,7 @@
 import argparse
 import fcntl
 import functools
+import logging
 import os
 import shutil
 import time
@@ -18,6 +19,8 @@ from dassl.engine.record import NOT_HASHED, plain
 from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
 from sweep.plan import Run
+
+logger = logging.getLogger(__name__)
 
 REQUEST = "sweep.json"  # what was asked of a run, written when it starts
 FILLED = ("INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")  # trainers fill these from the backbone
@@ -38,19 +41,26 @@ class Progress:
 def examine(runs: list[Run]) -> Progress:
     """Sort the runs into complete ones and others.
 
-    An evaluation is complete only if the run that it needs is, and is not newer.
-
     Raises:
         AnotherConfiguration: a directory holds another configuration's run; names the first and what differs.
         ValueError, FileNotFoundError: a run's arguments are wrong.
     """
-    progress, made = Progress([], []), {}
+    progress = Progress([], [])
     for run in runs:
-        wanted = requested(run.argv)
-        made[run.output_dir] = _made(run, wanted)
-        fresh = not run.needs or (made.get(run.needs, "") and made[run.needs] <= made[run.output_dir])
-        (progress.complete if made[run.output_dir] and fresh else progress.todo).append(run)
+        (progress.complete if finished(run) else progress.todo).append(run)
     return progress
+
+
+def finished(run: Run) -> bool:
+    """Whether a run's result is there, and that of the run that it needs, which must not be newer.
+
+    Raises as `examine`.
+    """
+    made = _made(run, requested(run.argv))
+    if not made or not run.needs:
+        return bool(made)
+    needed = os.path.join(run.needs, METRICS)
+    return os.path.isfile(needed) and read_metrics(needed).get("created", "") <= made
 
 
 def _made(run: Run, wanted: Mapping[str, Any]) -> str:
@@ -146,8 +156,10 @@ def started(run: Run) -> Iterator[None]:
     with open(os.path.join(run.output_dir, ".lock"), "w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except (PermissionError, BlockingIOError) as error:
             raise RuntimeError(f"another process is at {run.output_dir}") from error
+        except OSError as error:
+            logger.warning("%s cannot be locked (%s): see to it that no other sweep writes there", lock.name, error)
         _set_log_aside(run.output_dir)
         failure = os.path.join(run.output_dir, FAILURE)
         if os.path.exists(failure):

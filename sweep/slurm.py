@@ -1,0 +1,207 @@
+"""The same sweep on SLURM, through submitit: an array of trainings, then an array of what follows each of them.
+
+A job that runs out of time, or is preempted, is put back into the queue and goes on from its checkpoints.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from results.records import read_run
+from sweep.plan import Run
+from sweep.pool import THREADS, Outcome
+from sweep.state import finished
+from sweep.worker import Message, execute
+
+logger = logging.getLogger(__name__)
+
+LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless configured otherwise
+POLL_SECONDS = 2.0
+
+
+@dataclass
+class Task:
+    """What one job does: its runs, one after the other.
+
+    Attributes:
+        runs: in order.
+        threads: CPU threads.
+        over: directories of the runs that are over; they are not repeated when the job is put back into the queue.
+    """
+
+    runs: tuple[Run, ...]
+    threads: int
+    over: list[str] = field(default_factory=list)
+
+    def __call__(self) -> None:
+        """Carry out the runs; RuntimeError if some failed, so that jobs that need this one are not started."""
+        import torch
+
+        torch.set_num_threads(self.threads)
+        reasons = []
+        for run in self.runs:
+            if run.output_dir not in self.over:
+                reason = execute(run)
+                self.over.append(run.output_dir)
+                reasons += [f"{run.output_dir}: {reason}"] if reason else []
+        if reasons:
+            raise RuntimeError("; ".join(reasons))
+
+    def checkpoint(self) -> Any:
+        """What submitit puts back into the queue at a time-out: the same, less the runs that are over."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of SLURM.
+
+    Attributes:
+        folder: of scripts and logs, on a file system that all nodes see.
+        partition: name; "" for the default one.
+        minutes: time limit of a job.
+        gpus: per job.
+        cpus: per job.
+        memory_gb: per job; 0 leaves it to the cluster.
+        at_a_time: jobs of an array.
+        threads: CPU threads of a run.
+        more: further parameters by sbatch's names, such as account or qos.
+    """
+
+    folder: str
+    partition: str = ""
+    minutes: int = 60
+    gpus: int = 0
+    cpus: int = 1
+    memory_gb: int = 0
+    at_a_time: int = 256
+    threads: int = 1
+    more: dict[str, str] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Any]:
+        """For submitit's executor."""
+        wanted: dict[str, Any] = {
+            "name": "sweep",
+            "timeout_min": self.minutes,
+            "cpus_per_task": self.cpus,
+            "slurm_array_parallelism": self.at_a_time,
+            "slurm_setup": [f"export {name}={self.threads}" for name in THREADS],
+        }
+        if self.partition:
+            wanted["slurm_partition"] = self.partition
+        if self.gpus:
+            wanted["gpus_per_node"] = self.gpus
+        if self.memory_gb:
+            wanted["mem_gb"] = self.memory_gb
+        return {**wanted, **{f"slurm_{name.replace('-', '_')}": value for name, value in self.more.items()}}
+
+
+def arrays(runs: Sequence[Run]) -> list[tuple[list[tuple[Run, ...]], list[tuple[Run, ...]]]]:
+    """Runs as pairs of arrays: element `i` of the second follows element `i` of the first.
+
+    Evaluations of one training are one element. What nothing follows, or what needs only things that are there, makes
+    pairs whose second array is empty.
+    """
+    own = {run.output_dir for run in runs}
+    followers: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.needs:
+            followers.setdefault(run.needs, []).append(run)
+    leading = [run for run in runs if run.output_dir in followers]
+    alone = [(run,) for run in runs if not run.needs and run.output_dir not in followers]
+    alone += [tuple(group) for need, group in followers.items() if need not in own]
+    pairs = [([(run,) for run in part], [tuple(followers[run.output_dir]) for run in part]) for part in _parts(leading)]
+    return [*pairs, *((part, []) for part in _parts(alone))]
+
+
+def _parts(items: list) -> list[list]:
+    """Lists of at most LARGEST_ARRAY."""
+    return [items[start : start + LARGEST_ARRAY] for start in range(0, len(items), LARGEST_ARRAY)]
+
+
+def submit(runs: Sequence[Run], options: Options, executor: Any = None) -> list[tuple[Any, tuple[Run, ...], Any]]:
+    """Hand the runs to SLURM; returns jobs with their runs, and the job that each of them follows (or None).
+
+    Raises:
+        ValueError: submitit is not installed, there is no SLURM here, or a parameter has no such name.
+    """
+    executor = executor or _executor(options)
+    jobs = []
+    for first, second in arrays(runs):
+        executor.update_parameters(**options.parameters(), slurm_dependency=None)
+        leading = _array(executor, first, options.threads)
+        jobs += [(job, group, None) for job, group in zip(leading, first, strict=True)]
+        if second:
+            kind = "aftercorr" if len(leading) > 1 else "afterok"
+            after = f"{kind}:{leading[0].job_id.split('_')[0]}"
+            executor.update_parameters(slurm_dependency=after)
+            jobs += list(zip(_array(executor, second, options.threads), second, leading, strict=True))
+    return jobs
+
+
+def _array(executor: Any, groups: Sequence[tuple[Run, ...]], threads: int) -> list[Any]:
+    """Jobs of one array, one per group."""
+    with executor.batch():
+        return [executor.submit(Task(group, threads)) for group in groups]
+
+
+def _executor(options: Options) -> Any:
+    """submitit's executor for SLURM."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError("--launcher slurm needs the package submitit: python -m pip install submitit") from error
+    logging.getLogger("submitit").setLevel(logging.ERROR)  # it warns on standard output, where the table goes
+    try:
+        return submitit.AutoExecutor(folder=os.path.join(options.folder, "%j"), cluster="slurm")
+    except RuntimeError as error:
+        raise ValueError(f"--launcher slurm: {error}") from error
+
+
+def work(runs: Sequence[Run], options: Options, tell: Callable[[Run, Message], None]) -> Outcome:
+    """Carry out the runs on SLURM and wait for them; jobs are cancelled if the wait is interrupted."""
+    jobs = submit(runs, options)
+    logger.info("%d jobs in SLURM's queue, logs in %s", len(jobs), options.folder)
+    outcome, open_jobs = Outcome(), list(jobs)
+    try:
+        while open_jobs:
+            time.sleep(POLL_SECONDS)
+            for entry in list(open_jobs):
+                job, group, after = entry
+                lost = after is not None and any(run.needs in _directories(outcome.failed) for run in group)
+                if lost or job.done():
+                    open_jobs.remove(entry)
+                    _settle(group, job, lost, outcome, tell)
+    finally:
+        for job, _, _ in open_jobs:
+            job.cancel(check=False)
+    return outcome
+
+
+def _directories(runs: Sequence[Run]) -> set[str]:
+    return {run.output_dir for run in runs}
+
+
+def _settle(group: Sequence[Run], job: Any, lost: bool, outcome: Outcome, tell: Callable[[Run, Message], None]) -> None:
+    """Note what became of a job's runs; a job whose need failed is cancelled."""
+    if lost:
+        job.cancel(check=False)
+    for run in group:
+        if lost:
+            reason = f"not tried: {run.needs} failed"
+        elif finished(run):
+            reason = ""
+        else:
+            record = read_run(run.output_dir)
+            known = record.problem if record and record.problem not in ("", "unfinished") else "its job ended"
+            reason = f"{known} (see {job.paths.stderr})"
+        if reason:
+            outcome.failed[run] = reason
+        else:
+            outcome.done.append(run)
+        tell(run, Message("failed", reason=reason) if reason else Message("done"))

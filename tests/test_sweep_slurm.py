@@ -1,0 +1,132 @@
+"""Sweeps on SLURM: how runs become arrays, what a job does, and a real SLURM where its packages are installed."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from results.layout import Place
+from sweep import cli, slurm
+from sweep.plan import Run
+
+PLACE = Place("base", "dtd", "APEX", "c", 16, 1)
+
+
+def _run(name: str, needs: str = "") -> Run:
+    return Run(PLACE, (), name, needs)
+
+
+def test_element_i_of_the_second_array_follows_element_i_of_the_first():
+    runs = [_run("a"), _run("a1", "a"), _run("a2", "a"), _run("b"), _run("b1", "b"), _run("c"), _run("d1", "d")]
+    first, alone = slurm.arrays(runs)
+    assert first == ([(runs[0],), (runs[3],)], [(runs[1], runs[2]), (runs[4],)])
+    assert alone == ([(runs[5],), (runs[6],)], [])
+
+
+def test_arrays_stay_below_the_limit(monkeypatch):
+    monkeypatch.setattr(slurm, "LARGEST_ARRAY", 2)
+    runs = [run for i in range(3) for run in (_run(f"{i}"), _run(f"{i}t", f"{i}"))]
+    assert [(len(a), len(b)) for a, b in slurm.arrays(runs)] == [(2, 2), (1, 1)]
+
+
+def test_parameters():
+    options = slurm.Options("logs", "gpu", 30, gpus=1, cpus=4, memory_gb=8, at_a_time=5, more={"mail-user": "x"})
+    wanted = options.parameters()
+    assert wanted["slurm_partition"] == "gpu"
+    assert (wanted["timeout_min"], wanted["gpus_per_node"], wanted["cpus_per_task"], wanted["mem_gb"]) == (30, 1, 4, 8)
+    assert wanted["slurm_mail_user"] == "x"
+    assert "gpus_per_node" not in slurm.Options("logs").parameters()
+
+
+class Cluster:
+    """Takes what submitit's executor takes."""
+
+    def __init__(self):
+        self.parameters, self.submitted, self.jobs = {}, [], []
+
+    def update_parameters(self, **parameters):
+        self.parameters |= parameters
+
+    @contextlib.contextmanager
+    def batch(self):
+        self.tasks, jobs = [], self.jobs
+        jobs.clear()
+        yield
+        first = 10 * (len(self.submitted) + 1)
+        self.submitted.append((self.parameters["slurm_dependency"], self.tasks))
+        for index, job in enumerate(jobs):
+            job.job_id = f"{first}_{index}" if len(jobs) > 1 else str(first)
+
+    def submit(self, task):
+        assert callable(task.checkpoint), "or submitit does not put it back into the queue at a time-out"
+        self.tasks.append(task)
+        self.jobs.append(SimpleNamespace())
+        return self.jobs[-1]
+
+
+def test_dependencies():
+    cluster = Cluster()
+    runs = [_run("a"), _run("a1", "a"), _run("b"), _run("b1", "b"), _run("c")]
+    jobs = slurm.submit(runs, slurm.Options("logs"), cluster)
+    assert [dependency for dependency, _ in cluster.submitted] == [None, "aftercorr:10", None]
+    follows = {group[0].output_dir: after and after.job_id for _, group, after in jobs}
+    assert follows == {"a": None, "b": None, "a1": "10_0", "b1": "10_1", "c": None}
+    single = Cluster()
+    slurm.submit(runs[:2], slurm.Options("logs"), single)
+    assert single.submitted[1][0] == "afterok:10"
+
+
+def test_a_task_goes_on_after_a_failure_and_does_not_repeat_itself(monkeypatch):
+    done = []
+
+    def execute(run):
+        done.append(run.output_dir)
+        return "ValueError: no" if run.output_dir == "a" else ""
+
+    monkeypatch.setattr(slurm, "execute", execute)
+    task = slurm.Task((_run("a"), _run("b")), 1)
+    with pytest.raises(RuntimeError, match="a: ValueError: no"):
+        task()
+    assert done == ["a", "b"]
+    task()
+    assert done == ["a", "b"], "put back into the queue, it does not repeat what is over"
+
+
+def test_without_slurm_it_says_so(tmp_path, capsys, repo_root, monkeypatch):
+    monkeypatch.chdir(repo_root)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    words = ["base2new", "--launcher", "slurm", "--trainers", "CoOp", "--datasets", "drawn_thermal", "--seeds", "1"]
+    assert cli.main([*words, "--root", str(tmp_path), "--output", str(tmp_path / "out")]) == 2
+    assert "--launcher slurm" in capsys.readouterr().err
+
+
+def _missing() -> str:
+    """Why there can be no SLURM here, or ""."""
+    if os.geteuid() != 0:
+        return "a SLURM of its own needs root"
+    programs = [name for name in ("munged", "slurmctld", "slurmd", "sbatch") if not shutil.which(name)]
+    if programs:
+        return f"{', '.join(programs)} not installed (apt-get install slurm-wlm munge)"
+    return "" if importlib.util.find_spec("submitit") else "submitit is not installed"
+
+
+@pytest.mark.skipif(bool(_missing()), reason=_missing() or "-")
+def test_a_real_slurm(tmp_path, repo_root):
+    line = ["scripts/dev/slurm_local.sh", sys.executable, "tests/slurm_check.py", str(tmp_path / "data"), str(tmp_path)]
+    paths = os.pathsep.join([str(repo_root), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run(line, cwd=repo_root, capture_output=True, text=True, timeout=600, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answers = json.loads((tmp_path / "answers.json").read_text())
+    assert answers["preempted"] == {"starts": 2, "resumed": 1, "tested": True, "epochs": 6}
+    assert answers["failed"] == {"status": 1, "queue": ""}
+    assert "seed2: failed: " in done.stderr
+    assert "not tried" in done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith("drawn_thermal"))
+    assert row.split()[1:3] == ["CoOp", "1"]
