@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from clip import openclip
+from clip import openclip, towers
 from clip.backbone import Backbone
 from clip.clip import tokenize
 from clip.model import CLIP
@@ -71,11 +71,11 @@ def training_memory(backbone: Backbone, mode: FakeTensorMode) -> int:
     with mode, saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
         width, size = backbone.vision_width, backbone.image_size
         prompts = [] if width is None else [_learned(PROMPTS, width) for _ in range(backbone.vision_layers)]
-        z = backbone.encode_image(torch.empty(IMAGES, 3, size, size), prompts)
+        z = towers.encode_image(backbone.image, torch.empty(IMAGES, 3, size, size), prompts)
         context = _learned(PROMPTS, backbone.text_width).expand(CLASSES, -1, -1)
         words = torch.empty(CLASSES, LENGTH - PROMPTS, backbone.text_width)
         end = torch.full((CLASSES,), LENGTH - 1)
-        t = backbone.encode_embeddings(torch.cat([words[:, :1], context, words[:, 1:]], dim=1), end)
+        t = towers.encode_text(backbone.text, torch.cat([words[:, :1], context, words[:, 1:]], dim=1), end)
         _ = z.float() @ t.float().T
     return _size(kept)
 

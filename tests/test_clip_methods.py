@@ -10,6 +10,7 @@ from parity import make_trainer, trainer_config
 
 import train
 import trainers  # noqa: F401  (registers the methods)
+from benchmarks import backbone_memory
 from clip import openclip
 from clip.backbone import Backbone, openai_backbone
 from clip.clip import tokenize
@@ -98,6 +99,11 @@ def test_depth_is_cut_to_the_tower(backbone):
     if backbone.vision_width is None:
         return
     assert sorted(image_prompts(backbone, 12, 2).tokens) == ["0", "1", "2"]
+
+
+def test_the_memory_table_is_what_its_script_computes(repo_root):
+    table = (repo_root / "docs" / "BACKBONES.md").read_text().splitlines()
+    assert backbone_memory.row("ViT-B-32") in table, "run python -m benchmarks.backbone_memory and renew the table"
 
 
 @pytest.mark.parametrize(("config", "name"), [("eva_clip", "reduced-EVA02"), ("coca", "reduced-CoCa")])
