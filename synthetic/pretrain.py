@@ -73,7 +73,7 @@ class Recipe:
     says_until: float = 0.6
 
 
-QUICK = Recipe(pictures=400, batch=16, steps=24, warmup=3, scale_ramp=3)
+QUICK = Recipe(pictures=400, batch=16, steps=16, warmup=3, scale_ramp=3)
 
 
 @dataclass(frozen=True)

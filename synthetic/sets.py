@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -134,18 +135,25 @@ def draw_clutter(scene: Scene, rng: np.random.Generator) -> Array:
     return finished(mix(canvas, paint, coverage(shape_distance(scene, rng))).astype(np.float32), rng, 0.03)
 
 
-def _digit_pictures(part: str, digits: list[int], seed: int) -> Iterator[tuple[int, Array]]:
-    """All of scikit-learn's 8x8 digits, light on dark, enlarged; 40 % train, 10 % val, 50 % test of each class."""
+@lru_cache(maxsize=1)
+def _digits() -> tuple[Array, Array]:
+    """Images (1797, 8, 8) from 0 to 16 and the digits that they show (1797,)."""
     from sklearn.datasets import load_digits  # takes a second to import, and only this set needs it
 
     data = load_digits()
+    return data.images, data.target
+
+
+def _digit_pictures(part: str, digits: list[int], seed: int) -> Iterator[tuple[int, Array]]:
+    """All of scikit-learn's 8x8 digits, light on dark, enlarged; 40 % train, 10 % val, 50 % test of each class."""
+    images, target = _digits()
     rng = np.random.default_rng((seed, zlib.crc32(b"digits")))
     for label, digit in enumerate(digits):
-        mine = rng.permutation(np.flatnonzero(data.target == digit))
+        mine = rng.permutation(np.flatnonzero(target == digit))
         cuts = (0, round(0.4 * len(mine)), round(0.5 * len(mine)), len(mine))
         which = PARTS.index(part)
         for index in mine[cuts[which] : cuts[which + 1]]:
-            small = Image.fromarray(np.clip(data.images[index] * (255 / 16), 0, 255).astype(np.uint8))
+            small = Image.fromarray(np.clip(images[index] * (255 / 16), 0, 255).astype(np.uint8))
             large = np.asarray(small.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
             yield label, np.repeat(large[..., None], 3, axis=2)
 
