@@ -1,7 +1,9 @@
 """The rules of the house that a program can check: who imports whom, where literals stand, what every YAML says."""
 
 import ast
+import re
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,3 +145,18 @@ def test_every_trainer_has_a_configuration_of_its_kind():
         words = path.read_text().split()
         said |= {words[i + 1] for i, word in enumerate(words) if word == "--trainer"}
     assert said <= names, f"configurations name trainers that do not exist: {said - names}"
+
+
+# how a package is called in requirements.txt, where it is not imported under that name
+PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
+OPTIONAL = {"submitit": "SLURM", "matplotlib": "plots", "transformers": "some open_clip text towers"}
+
+
+def test_every_package_is_required():
+    lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
+    required = {re.split("[<>=~! ]", line)[0] for line in lines if line and not line.startswith("#")}
+    ours = {*ROOMS, "train", "parse_test_res"}
+    for path in _sources(*ROOMS, "train.py"):
+        foreign = _imported(_tree(path)) - ours - sys.stdlib_module_names - set(OPTIONAL)
+        missing = {name for name in foreign if PACKAGES.get(name, name).lower() not in required}
+        assert not missing, f"{path} imports {missing}, which requirements.txt does not have"
