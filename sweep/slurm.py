@@ -199,6 +199,7 @@ def _settle(group: Sequence[Run], job: Any, lost: bool, outcome: Outcome, tell: 
         else:
             record = read_run(run.output_dir)
             known = record.problem if record and record.problem not in ("", "unfinished") else "its job ended"
+            known = known.removeprefix("failed: ")
             reason = f"{known} (see {job.paths.stderr})"
         if reason:
             outcome.failed[run] = reason

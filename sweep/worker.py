@@ -63,7 +63,8 @@ def execute(run: Run) -> str:
             train.run(train.build_parser().parse_args(list(run.argv)))
     except Exception as error:  # whatever it is: a sweep goes on with its other runs
         traceback.print_exc()
-        reason = f"{type(error).__name__}: {str(error).strip() or 'no message'}"
+        first_line = (str(error).strip() or "no message").splitlines()[0]  # the log has the rest
+        reason = f"{type(error).__name__}: {first_line}"
         failed(run, reason)
     return reason
 

@@ -56,7 +56,9 @@ def failed(data: str, output: str) -> dict:
     (broken / "model.pth.tar-1").write_text("no checkpoint")
     words = ["base2new", "--launcher", "slurm", "--trainers", "CoOp", "--datasets", "drawn_thermal", "--seeds", "1-2"]
     status = cli.main([*words, "--root", data, "--output", output, "OPTIM.MAX_EPOCH", "1"])
-    queue = subprocess.run(["squeue", "--noheader"], capture_output=True, text=True, check=True).stdout
+    queue = subprocess.run(
+        ["squeue", "--noheader", "--states", "PENDING"], capture_output=True, text=True, check=True
+    ).stdout
     return {"status": status, "queue": queue.strip()}
 
 
