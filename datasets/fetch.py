@@ -168,23 +168,30 @@ def verify(path: str, md5: str = "") -> str:
     return "is a web page" if start.startswith(b"<") else ""
 
 
+def _extract(archive: str, folder: str) -> None:
+    """Unpack a tar or zip file; a tar's members that would leave the folder or are no plain files are refused."""
+    if tarfile.is_tarfile(archive):
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    else:
+        shutil.unpack_archive(archive, folder)
+
+
 def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
     """Unpack beside, then rename each path of `moves` to its place in `folder`; what is there already stays.
 
     `a.tar.gz!b` is `b` of the archive `a.tar.gz` inside. Raises FetchError for an archive that is damaged or holds
     other things.
     """
-    from torchvision.datasets.utils import extract_archive
-
     logger.info("Unpacking %s", archive)
     beside = tempfile.mkdtemp(prefix=".unpacking-", dir=folder)
     try:
-        extract_archive(archive, beside)
+        _extract(archive, beside)
         for source, target in moves.items():
             outer, _, inner = source.partition("!")
             path = os.path.join(beside, outer)
             if inner and os.path.isfile(path):
-                extract_archive(path, f"{path}.contents")
+                _extract(path, f"{path}.contents")
                 path = os.path.join(f"{path}.contents", inner)
             if not os.path.exists(path):
                 top = ", ".join(sorted(os.listdir(beside))[:5])

@@ -3,10 +3,21 @@
 import logging
 import os
 import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from .splits import list_folders, list_images
 
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _torchvision_unpacks() -> Iterator[None]:
+    """Python 3.12 warns of the way in which torchvision calls `tarfile`; that is not ours to change."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Python 3.14 will", category=DeprecationWarning)
+        yield
 
 
 def unpack_train(folder: str) -> bool:
@@ -26,7 +37,8 @@ def unpack_val(folder: str) -> bool:
     flat = os.path.join(folder, "images", "val")
     if not os.path.isfile(os.path.join(folder, imagenet.ARCHIVE_META["devkit"][0])):
         return False
-    imagenet.parse_devkit_archive(folder)
+    with _torchvision_unpacks():
+        imagenet.parse_devkit_archive(folder)
     meta = os.path.join(folder, imagenet.META_FILE)
     try:
         if os.path.isdir(flat):
@@ -43,7 +55,8 @@ def _unpack(folder: str, archive: str, part: str, parse: object) -> bool:
     logger.info("Unpacking %s", os.path.join(folder, archive))
     beside = f".unpacking-{part}"
     shutil.rmtree(os.path.join(folder, beside), ignore_errors=True)
-    parse(folder, folder=beside)
+    with _torchvision_unpacks():
+        parse(folder, folder=beside)
     os.makedirs(os.path.join(folder, "images"), exist_ok=True)
     os.replace(os.path.join(folder, beside), os.path.join(folder, "images", part))
     return True

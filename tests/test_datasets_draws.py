@@ -260,7 +260,7 @@ sys.exit(max(os.waitstatus_to_exitcode(os.wait()[1]) for _ in range(8)))
 def test_eight_processes_at_once_on_a_fresh_data_set(tmp_path, repo_root):
     TREES["EuroSAT"](tmp_path)
     command = [sys.executable, "-c", EIGHT, str(tmp_path), str(repo_root), str(repo_root / "tests")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=400)
     assert result.returncode == 0, result.stderr
     seen = [line for line in result.stdout.splitlines() if line.startswith("lists ")]
     assert len(seen) == 8
