@@ -6,6 +6,7 @@ width.
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from clip import clip, towers
+from clip.memory import Parts
 from clip.model import CLIP, from_state_dict
 from clip.precision import convert_weights
 from clip.towers import Delta, ImageTower, Prompts, TextTower
@@ -34,6 +36,9 @@ class Backbone(nn.Module):
         resize_mode: how the model was evaluated: images resized by their short side and cropped ("shortest"), or
             squeezed into the square ("squash").
         halve: converts the weights in place for half precision.
+
+    Attributes:
+        parts: sees to it that what the towers keep for the backward pass fits into memory.
     """
 
     def __init__(
@@ -60,6 +65,7 @@ class Backbone(nn.Module):
         self.resize_mode = resize_mode
         self.halve = halve
         self._tokenize = tokenize
+        self.parts = Parts()
 
     @property
     def image_size(self) -> int:
@@ -126,9 +132,20 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a tower's blocks cannot be adapted.
         """
-        other = copy(self)
+        other = self.within(self.parts.limit)
         other.image = towers.adapted(self.image, image) if image else self.image
         other.text = towers.adapted(self.text, text) if text else self.text
+        return other
+
+    def within(self, limit: int | None) -> "Backbone":
+        """This backbone, with the same weights, under a limit of memory.
+
+        Args:
+            limit: bytes that the activations of a training step may take; None for what is free. Where they would take
+                more, batches go through the towers in parts (`clip.memory`).
+        """
+        other = copy(self)
+        other.parts = Parts(limit)
         return other
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -149,16 +166,16 @@ class Backbone(nn.Module):
 
     def encode_image(self, images: Tensor, prompts: Prompts = ()) -> Tensor:
         """Images (N, 3, H, W) -> features (N, E), not normalised; prompts as in `clip.towers.encode_image`."""
-        return towers.encode_image(self.image, images, prompts)
+        return self.parts.encode("images", partial(towers.encode_image, self.image), (images,), prompts)
 
     def encode_text(self, tokens: Tensor, prompts: Prompts = ()) -> Tensor:
         """Token ids (N, L) -> features (N, E), not normalised, on the longest real length of the list."""
         end = self.end_of_text(tokens)
-        return towers.encode_text(self.text, self.token_embedding(tokens[:, : int(end.max()) + 1]), end, prompts)
+        return self.encode_embeddings(self.token_embedding(tokens[:, : int(end.max()) + 1]), end, prompts)
 
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
         """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> features (N, E), not normalised."""
-        return towers.encode_text(self.text, embeddings, end, prompts)
+        return self.parts.encode("sentences", partial(towers.encode_text, self.text), (embeddings, end), prompts)
 
 
 def end_of_text(tokens: Tensor) -> Tensor:
@@ -188,7 +205,7 @@ def load_backbone(name: str, path: str = "") -> Backbone:
     Raises:
         ValueError: unknown name (with the nearest known one), or a file that holds another kind of model.
         FileNotFoundError: `path` does not exist.
-        RuntimeError: a download failed; says what to put where.
+        DownloadError: a download failed; says what to put where.
     """
     if name in clip.available_models() or Path(name).is_file():
         file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)

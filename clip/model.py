@@ -349,7 +349,8 @@ class CLIP(nn.Module):
         )
 
     def _embed_text(self, x: Tensor) -> Tensor:
-        return x.to(self.dtype) + self.positional_embedding[: x.shape[1]].to(self.dtype)
+        dtype = x.dtype if torch.is_autocast_enabled(x.device.type) else self.dtype  # autocast converts where it must
+        return x.to(dtype) + self.positional_embedding[: x.shape[1]].to(dtype)
 
     def _pool_text(self, x: Tensor, end: Tensor) -> Tensor:
         rows = torch.arange(x.shape[0], device=x.device)

@@ -1,7 +1,9 @@
 """The one place that names number formats and devices: what the frozen towers compute in, and where."""
 
 import logging
+import re
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +13,27 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 _ON_CPU = {"fp16": "fp32", "amp": "bf16"}
 HOST = torch.device("cpu")  # where weights files are read to
+MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # of Linux
 
 
 def default_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
     return torch.device("cuda") if torch.cuda.is_available() else HOST
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that a process can still take on a device; None where the system does not say."""
+    if device.type == "cuda":
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + held
+    if not MEMINFO.is_file():
+        return None
+    free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", MEMINFO.read_text())[1])
+    limit, used, usage = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
+    if limit.is_file() and limit.read_text().strip().isdigit():  # a container's limit; files that are cached may go
+        cached = int(re.search(r"^file (\d+)", usage.read_text(), re.MULTILINE)[1])
+        free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
+    return max(free, 0)
 
 
 def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:

@@ -18,8 +18,7 @@ def test_weights_are_converted_once(name):
     tokens = whole.tokenize(SENTENCES)
     with precision.autocast(), torch.no_grad():
         assert torch.equal(backbone.encode_image(draw(whole)), whole.encode_image(draw(whole)))
-        ours, theirs = (b.encode_text(tokens).float() for b in (backbone, whole))
-    assert torch.cosine_similarity(ours, theirs).min() > 0.999
+        assert torch.equal(backbone.encode_text(tokens), whole.encode_text(tokens))
 
 
 def test_tf32_is_said(monkeypatch):

@@ -100,7 +100,8 @@ class MethodTrainer(TrainerX):
         """Load the backbone, fill the INPUT keys from it, then build the loaders."""
         self.precision = Precision(self.settings.PREC, self.device)
         node = self.cfg.MODEL.BACKBONE
-        self.backbone = frozen_backbone(node.NAME, node.PATH, self.settings.PREC, self.device)
+        shared = frozen_backbone(node.NAME, node.PATH, self.settings.PREC, self.device)
+        self.backbone = shared.within(int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None)
         self.cfg = fill_input(self.cfg, self.backbone)
         super().build_data_loader()
 

@@ -8,10 +8,13 @@ each run the gradient that it would have had alone. So no method knows that it i
 Shape legend: R runs, B images of one run's batch.
 """
 
+import logging
+import math
 import sys
 import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,8 +22,12 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from clip.memory import SHARE, counted_activations, readable, whole_batches
+
 if TYPE_CHECKING:
     from trainers.base import MethodTrainer
+
+logger = logging.getLogger(__name__)
 
 Request = tuple["MethodTrainer", Tensor, Tensor]
 Answer = tuple[Tensor, dict[str, Tensor]]
@@ -50,12 +57,76 @@ def own_loss(request: Request) -> Answer:
     return loss, summary
 
 
-def joint_losses(requests: Sequence[Request]) -> list[Answer]:
+def joint_losses(requests: Sequence[Request], same: "Same | None" = None) -> list[Answer]:
     """Losses, gradients and summaries of several runs: one backward pass over the sum of their losses."""
-    answers = stacked_losses(requests)
+    if len(requests) == 1:
+        return [own_loss(requests[0])]
+    with whole_batches():
+        answers = stacked_losses(requests, same or Same())
     scaled = [trainer.precision.scaler.scale(loss) for (trainer, *_), (loss, _) in zip(requests, answers, strict=True)]
     torch.stack(scaled).sum().backward()
     return answers
+
+
+class Packing:
+    """How many runs are computed together: all, or as many as their activations leave room for."""
+
+    def __init__(self):
+        self._at_once: dict[Hashable, int] = {}
+        self._same = Same()
+
+    def answers(self, kind: Hashable, requests: Sequence[Request]) -> list[Answer | Exception]:
+        """Losses, gradients and summaries of runs whose steps are of one kind, or the exceptions that they raised.
+
+        The first step of a kind that is asked for is computed alone and measured.
+        """
+        if kind not in self._at_once and len(requests) > 1:
+            first = self._tried(lambda: [self._measured(kind, requests[0])], 1)
+            return [*first, *self.answers(kind, requests[1:])]
+        parts = math.ceil(len(requests) / self._at_once.get(kind, 1))
+        size = math.ceil(len(requests) / parts)
+        pieces = [requests[i : i + size] for i in range(0, len(requests), size)]
+        tried = [self._tried(partial(joint_losses, piece, self._same), len(piece)) for piece in pieces]
+        return [answer for piece in tried for answer in piece]
+
+    def _measured(self, kind: Hashable, request: Request) -> Answer:
+        """The answer to one run alone; notes how many such runs there is room for."""
+        backbone = request[0].backbone
+        room = backbone.parts.room(backbone.device)
+        with counted_activations(without=backbone.parameters()) as kept:
+            answer = own_loss(request)
+        if backbone.parts.divided:
+            self._at_once[kind] = 1
+        else:
+            self._at_once[kind] = sys.maxsize if room is None else max(1, int(SHARE * room / max(kept(), 1)))
+        limit = min(self._at_once[kind], 999)
+        logger.info("Memory: the training step of a run keeps %s; up to %d runs together", readable(kept()), limit)
+        return answer
+
+    @staticmethod
+    def _tried(compute: Callable[[], list[Answer]], count: int) -> list[Answer | Exception]:
+        """What is computed for so many runs, or for each of them the exception."""
+        try:
+            return compute()
+        except Exception as error:  # belongs to these runs, not to the others
+            return [error] * count
+
+
+class Same:
+    """Says whether tensors need not be stacked: constants that are equal in two runs. Compares them once."""
+
+    def __init__(self):
+        self._known: dict[tuple[int, int], tuple] = {}
+
+    def __call__(self, a: Tensor, b: Tensor) -> bool:
+        """Whether both are constants of the same values."""
+        if a.requires_grad or b.requires_grad or a.shape != b.shape:
+            return False
+        state = (a, b, a._version, b._version)  # held, so that no other tensor gets their ids
+        known = self._known.get((id(a), id(b)))
+        if known is None or known[0][2:] != state[2:]:
+            known = self._known[id(a), id(b)] = state, a is b or torch.equal(a, b)
+        return known[1]
 
 
 class _Loss(nn.Module):
@@ -69,17 +140,18 @@ class _Loss(nn.Module):
         return self.method.loss(images, labels)
 
 
-def stacked_losses(requests: Sequence[Request]) -> list[Answer]:
+def stacked_losses(requests: Sequence[Request], same: Same) -> list[Answer]:
     """Loss and summary of each run, computed in one pass over all runs' batches.
 
     Args:
         requests: per run its trainer, images (B, 3, H, W) and labels (B,), of the same shapes.
+        same: says which constants need not be stacked.
     """
     trainers, images, labels = zip(*requests, strict=True)
     losses = [_Loss(trainer.model) for trainer in trainers]
     states = [{**dict(loss.named_parameters()), **dict(loss.named_buffers())} for loss in losses]
     first = states[0]
-    own = [name for name in first if not all(_same(first[name], state[name]) for state in states[1:])]
+    own = [name for name in first if not all(same(first[name], state[name]) for state in states[1:])]
     stacked = {name: torch.stack([state[name] for state in states]) for name in own}
     with trainers[0].precision.autocast(), warnings.catch_warnings():
         # one operation without a batching rule (attention on a CPU) runs once per run, which is exact
@@ -88,11 +160,6 @@ def stacked_losses(requests: Sequence[Request]) -> list[Answer]:
             stacked, torch.stack(images), torch.stack(labels)
         )
     return [(values[r], {name: value[r] for name, value in summaries.items()}) for r in range(len(requests))]
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    """Whether a tensor need not be stacked: a constant that is equal in both runs."""
-    return not a.requires_grad and a.shape == b.shape and (a is b or torch.equal(a, b))
 
 
 def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -110,12 +177,13 @@ def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
         except Exception as error:  # one run's failure must not end the others; the caller raises it
             results[index] = error
 
+    packing = Packing()
     turns = {index: _Turn(greenlet(start), index) for index in range(len(bodies))}
     waiting: dict[int, Request] = {}
     for index, turn in turns.items():
         _take_turn(turn, waiting, index)
     while waiting:
-        answers = _answer(waiting)
+        answers = _answer(waiting, packing)
         waiting = {}
         for index, answer in answers.items():
             _take_turn(turns[index], waiting, answer)
@@ -143,18 +211,13 @@ def _take_turn(turn: _Turn, waiting: dict[int, Request], value: Any) -> None:
         waiting[turn.index] = request
 
 
-def _answer(waiting: dict[int, Request]) -> dict[int, Answer | Exception]:
+def _answer(waiting: dict[int, Request], packing: Packing) -> dict[int, Answer | Exception]:
     """Losses and gradients of all waiting steps, runs of equal shapes together; or the exception that they raised."""
     groups: dict[Hashable, list[int]] = {}
     for index, (trainer, images, labels) in waiting.items():
         key = (type(trainer), images.shape, labels.shape, tuple(trainer.model.classnames))
         groups.setdefault(key, []).append(index)
     answers = {}
-    for group in groups.values():
-        requests = [waiting[index] for index in group]
-        try:
-            found = joint_losses(requests) if len(group) > 1 else [own_loss(requests[0])]
-        except Exception as error:  # belongs to the runs of this group, not to the others
-            found = [error] * len(group)
-        answers.update(zip(group, found, strict=True))
+    for key, group in groups.items():
+        answers.update(zip(group, packing.answers(key, [waiting[index] for index in group]), strict=True))
     return answers

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 # Where a run lies and what it runs on does not change what it computes.
 NOT_HASHED = (
-    "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "VERBOSE", "USE_CUDA",
+    "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "TRAIN.MEMORY_GB",
+    "VERBOSE", "USE_CUDA",
 )  # fmt: skip
 
 
