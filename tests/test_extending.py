@@ -88,7 +88,7 @@ def test_the_commands_run(example, tiles):
     assert [row["classname"] for row in trained["per_class"]] == ["blue tile", "green tile"]
     assert [row["classname"] for row in new["per_class"]] == ["red tile", "white tile"]
     assert trained["trainable_parameters"] == load_backbone("tiny-ViT").embed_dim
-    assert trained["history"][-1]["loss"] < trained["history"][0]["loss"]
+    assert trained["accuracy"] > 80
     assert trained["history"][-1]["distance"] > 0
     assert other["backbone"] == "patch_mean"
 

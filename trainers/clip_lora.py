@@ -54,7 +54,10 @@ class LowRank(nn.Module):
         self.w_lora_B = nn.Parameter(torch.zeros(width, rank))
 
     def drop(self, x: Tensor) -> Tensor:
-        """Dropout of (N, T, D) as a function of `stream`: what else draws random numbers does not matter to it."""
+        """Dropout of (N, T, D) as a function of `stream`: what else draws random numbers does not matter to it.
+
+        A batch that goes through its tower in parts (`clip.memory`) drops the same places in each part.
+        """
         if not self.training or self.dropout == 0:
             return x
         generator = torch.Generator(x.device).manual_seed(self.stream)
