@@ -1,0 +1,202 @@
+"""Figures from stored runs, for half a page's width: PNG and PDF by matplotlib.
+
+Each function takes records and returns a figure, or None where the records hold nothing that it shows.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from results.layout import ZERO_SHOT
+from results.published import facts
+from results.records import Record
+from results.statistics import harmonic_mean
+from results.tables import Method, in_order, mean_of, method_names, methods_in_order, pairs_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SIZE = (3.4, 2.8)  # inches: a column of a two-column page
+STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+MARKERS = "osD^vPX*<>"
+
+
+def _axes(x: str, y: str) -> "tuple[Figure, Axes]":
+    """An empty figure with its axes named."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=SIZE, layout="constrained")
+        axes = figure.add_subplot(xlabel=x, ylabel=y)
+    return figure, axes
+
+
+def _base_new(records: Iterable[Record]) -> dict[tuple[str, Method], tuple[float, float]]:
+    """Mean base and new accuracy by data set and method."""
+    means = {}
+    for key, pair in pairs_of(records).items():
+        if pair.seeds:
+            base, new, _ = pair.summaries()
+            means[key] = base.mean, new.mean
+    return means
+
+
+def difficulty(records: Sequence[Record]) -> dict[str, tuple[float, str]]:
+    """Relative transfer difficulty by data set, `1 / (classes * accuracy of zero-shot CLIP)`, and where it is from.
+
+    Zero-shot on all classes where there is such a run; else the published value; else the run on new classes.
+    """
+    found: dict[str, tuple[float, str]] = {}
+    published = facts()["relative_transfer_difficulty"]
+    for role, origin in (("zeroshot", "all classes"), ("published", "published"), ("new", "new classes")):
+        for record in records:
+            place = record.place
+            if place.dataset in found or record.problem or not record.metrics:
+                continue
+            if role == "published" and place.dataset in published:
+                found[place.dataset] = published[place.dataset], origin
+            elif place.role == role and not place.learns and record.metrics.get("num_classes") and record.accuracy:
+                found[place.dataset] = 100 / (record.metrics["num_classes"] * record.accuracy), origin
+    return found
+
+
+def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
+    """Gain of the harmonic mean over zero-shot CLIP against relative transfer difficulty, a point per data set."""
+    means, hard = _base_new(records), difficulty(records)
+    zero = {dataset: harmonic_mean(*pair) for (dataset, method), pair in means.items() if _is_zero_shot(method)}
+    learned = [key for key in means if not _is_zero_shot(key[1]) and key[0] in zero and key[0] in hard]
+    if not learned:
+        return None
+    figure, axes = _axes("relative transfer difficulty", "gain in HM over zero-shot (points)")
+    methods = methods_in_order({method for _, method in learned})
+    for (method, name), marker in zip(method_names(methods).items(), _markers(), strict=False):
+        points = [(hard[d][0], harmonic_mean(*means[d, m]) - zero[d]) for d, m in learned if m == method]
+        axes.scatter(*zip(*points, strict=True), s=18, marker=marker, label=name)
+    for dataset in {dataset for dataset, _ in learned}:
+        best = max(harmonic_mean(*means[d, m]) - zero[d] for d, m in learned if d == dataset)
+        axes.annotate(dataset, (hard[dataset][0], best), fontsize=5, xytext=(2, 2), textcoords="offset points")
+    axes.set_xscale("log")
+    axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
+    axes.legend(fontsize=6)
+    return figure
+
+
+def _is_zero_shot(method: Method) -> bool:
+    return method[0].startswith(ZERO_SHOT)
+
+
+def _markers() -> Iterable[str]:
+    """Markers, again and again."""
+    while True:
+        yield from MARKERS
+
+
+def transfer_weights(records: Sequence[Record]) -> "Figure | None":
+    """APEX's alpha of each new class, with the distances that it comes from; first seed of each data set."""
+    found = {
+        r.place.dataset: r.metrics["apex"] for r in reversed(records) if r.place.role == "new" and "apex" in r.metrics
+    }
+    if not found:
+        return None
+    figure, axes = _axes("new classes, by data set", "alpha and distances")
+    start = 0
+    for dataset in in_order(found):
+        values = found[dataset]
+        order = sorted(range(len(values["alpha"])), key=lambda i: values["alpha"][i])
+        places = range(start, start + len(order))
+        first = start == 0
+        axes.bar(places, [values["alpha"][i] for i in order], color="0.8", width=1.0, label="alpha" if first else None)
+        for key, color in (("d_nn", "C0"), ("d_avg", "C1")):
+            axes.plot(places, [values[key][i] for i in order], ".", ms=3, color=color, label=key if first else None)
+        middle = start + len(order) / 2
+        axes.annotate(dataset, (middle, 1.02), fontsize=5, ha="center", xycoords=("data", "axes fraction"), rotation=20)
+        start += len(order) + 2
+    axes.set_xticks([])
+    axes.set_ylim(0, 1.05)
+    axes.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    return figure
+
+
+def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
+    """Accuracy on all classes against shots, the mean over the data sets that have every number of shots."""
+    cells: dict[tuple[str, str, int], list[float]] = {}
+    for record in records:
+        if record.place.role == "all" and not record.problem:
+            key = (record.place.trainer, record.place.dataset, record.place.shots)
+            cells.setdefault(key, []).append(record.accuracy)
+    shots = sorted({key[2] for key in cells})
+    if len(shots) < 2:
+        return None
+    figure, axes = _axes("training images per class", "accuracy (%)")
+    for trainer, marker in zip(in_order({key[0] for key in cells}), _markers(), strict=False):
+        datasets = {key[1] for key in cells if key[0] == trainer}
+        complete = [name for name in datasets if all((trainer, name, n) in cells for n in shots)]
+        if complete:
+            means = [mean_of(mean_of(cells[trainer, name, n]) for name in complete) for n in shots]
+            axes.plot(shots, means, marker=marker, ms=4, linewidth=1, label=f"{trainer} ({len(complete)} sets)")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(shots, map(str, shots))
+    axes.legend(fontsize=6)
+    return figure
+
+
+def base_against_new(records: Sequence[Record]) -> "Figure | None":
+    """New against base accuracy, a point per data set and method, over curves of equal harmonic mean."""
+    means = _base_new(records)
+    if not means:
+        return None
+    figure, axes = _axes("base accuracy (%)", "new accuracy (%)")
+    methods = methods_in_order({method for _, method in means})
+    for (method, name), marker in zip(method_names(methods).items(), _markers(), strict=False):
+        points = [pair for (_, own), pair in means.items() if own == method]
+        axes.scatter(*zip(*points, strict=True), s=14, marker=marker, label=name, alpha=0.8)
+    low = max(math.floor(min(min(pair) for pair in means.values()) / 10) * 10 - 5, 1)
+    for level in range(10, 100, 10):
+        base = [level / 2 + 0.5 * step for step in range(1, 200) if low <= level / 2 + 0.5 * step <= 100]
+        new = [level * b / (2 * b - level) for b in base]
+        inside = [(b, n) for b, n in zip(base, new, strict=True) if low <= n <= 100]
+        if inside:
+            axes.plot(*zip(*inside, strict=True), color="0.85", linewidth=0.7, zorder=0)
+            axes.annotate(f"HM {level}", inside[-1], fontsize=5, color="0.5", ha="right")
+    axes.set_xlim(low, 101)
+    axes.set_ylim(low, 101)
+    axes.legend(fontsize=6)
+    return figure
+
+
+FIGURES: dict[str, Callable[[Sequence[Record]], "Figure | None"]] = {
+    "gain_over_difficulty": gain_over_difficulty,
+    "transfer_weights": transfer_weights,
+    "accuracy_over_shots": accuracy_over_shots,
+    "base_against_new": base_against_new,
+}
+CAPTIONS = {name: make.__doc__.splitlines()[0] for name, make in FIGURES.items()}
+
+
+def draw(records: Sequence[Record]) -> "dict[str, Figure]":
+    """All figures that the records have something for, by name.
+
+    Raises:
+        ValueError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ValueError("figures need the package matplotlib: python -m pip install matplotlib") from error
+    figures = {name: make(records) for name, make in FIGURES.items()}
+    return {name: figure for name, figure in figures.items() if figure is not None}
+
+
+def save(figures: "dict[str, Figure]", folder: str) -> list[str]:
+    """Write each figure as PNG and PDF; returns the paths."""
+    os.makedirs(folder, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        for kind in ("png", "pdf"):
+            path = os.path.join(folder, f"{name}.{kind}")
+            figure.savefig(path, dpi=300)
+            paths.append(path)
+    return paths

@@ -1,0 +1,120 @@
+"""One HTML file about a tree of runs: tables, figures, failures, settings. Nothing is loaded from elsewhere."""
+
+import base64
+import html
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from results.formats import cell
+from results.plots import CAPTIONS
+from results.records import Record
+from results.tables import Table, method_names, method_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CSS = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
+th { border-bottom: 2px solid #444; } th.text, td.text { text-align: left; } tr:hover td { background: #f6f6f2; }
+ul { font-size: .85rem; color: #444; padding-left: 1.2rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; flex: 1 1 24rem; max-width: 34rem; }
+img { width: 100%; } figcaption { font-size: .82rem; color: #555; }
+pre { background: #f6f6f2; padding: .8rem; overflow-x: auto; font-size: .8rem; } .bad { color: #a40000; }
+"""
+
+
+def page(title: str, tables: Sequence[Table], figures: "Mapping[str, Figure]", records: Sequence[Record]) -> str:
+    """The whole document."""
+    problems = [record for record in records if record.problem]
+    sound = len(records) - len(problems)
+    made = datetime.now(UTC).isoformat(timespec="minutes")
+    parts = [
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>{sound} complete runs, {len(problems)} without a sound result. Written {made}.</p>",
+        *(_table(table) for table in tables),
+        _figures(figures),
+        _problems(problems),
+        _settings(records),
+    ]
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
+    return (
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>\n'
+        + "\n".join(parts)
+        + "\n</body></html>\n"
+    )
+
+
+def _table(table: Table) -> str:
+    """A heading, the table, its notes."""
+    text = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
+    signed = [column.startswith("difference") for column in table.columns]
+
+    def line(tag: str, values: Sequence[str]) -> str:
+        cells = (
+            f"<{tag}{' class=text' if left else ''}>{html.escape(value)}</{tag}>"
+            for value, left in zip(values, text, strict=True)
+        )
+        return f"<tr>{''.join(cells)}</tr>"
+
+    rows = [line("td", [cell(v, s) for v, s in zip(row, signed, strict=True)]) for row in table.rows]
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    body = "\n".join([line("th", table.columns), *rows])
+    return f'<h2>{html.escape(table.title)}</h2>\n<div class="scroll"><table>{body}</table></div>\n<ul>{notes}</ul>'
+
+
+def _figures(figures: "Mapping[str, Figure]") -> str:
+    """The figures as pictures inside the document."""
+    if not figures:
+        return ""
+    shown = []
+    for name, figure in figures.items():
+        out = io.BytesIO()
+        figure.savefig(out, format="png", dpi=200)
+        source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
+        caption = html.escape(CAPTIONS[name])
+        shown.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
+    return f'<h2>Figures</h2>\n<div class="figures">{"".join(shown)}</div>'
+
+
+def _problems(problems: Sequence[Record]) -> str:
+    """What failed, diverged or did not finish."""
+    if not problems:
+        return "<h2>Failures</h2>\n<p>None.</p>"
+    items = (
+        f"<li><code>{html.escape(r.path)}</code>: <span class=bad>{html.escape(r.problem)}</span></li>"
+        for r in problems
+    )
+    return f"<h2>Failures</h2>\n<ul>{''.join(items)}</ul>"
+
+
+def _settings(records: Sequence[Record]) -> str:
+    """For each method: versions, device, commit and configuration of its first complete run."""
+    names = method_names(method_of(record) for record in records)
+    shown, parts = set(), ["<h2>Settings</h2>"]
+    for record in records:
+        name = names[method_of(record)]
+        if name in shown or not record.metrics:
+            continue
+        shown.add(name)
+        about = {key: record.metrics.get(key) for key in ("backbone", "device", "commit", "versions", "created")}
+        settings = _lines(record.metrics.get("config", {}))
+        head = html.escape(", ".join(f"{key}: {value}" for key, value in about.items() if value))
+        summary = f"<summary>{html.escape(name)}: {html.escape(record.place.cfg)}</summary>"
+        parts.append(f"<details>{summary}<p>{head}</p><pre>{html.escape(settings)}</pre></details>")
+    return "\n".join(parts)
+
+
+def _lines(tree: Mapping[str, Any], prefix: str = "") -> str:
+    """A configuration as lines `KEY.KEY: value`."""
+    lines = []
+    for key, value in tree.items():
+        lines += [_lines(value, f"{prefix}{key}.")] if isinstance(value, Mapping) else [f"{prefix}{key}: {value}"]
+    return "\n".join(filter(None, lines))

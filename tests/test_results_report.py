@@ -1,0 +1,86 @@
+"""Figures and the HTML report of a made tree."""
+
+import json
+from html.parser import HTMLParser
+
+import pytest
+from results_trees import APEX, base2new_tree, write_run
+
+from results.__main__ import main
+from results.layout import Place
+from results.records import read_records
+
+pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from results.plots import FIGURES, difficulty, draw
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Base-to-new on two sets with APEX's alphas, few-shot on one, one failure."""
+    base2new_tree(tmp_path / "out")
+    values = {"classnames": ["a", "b"], "alpha": [0.4, 1.0], "d_nn": [0.1, 0.02], "d_avg": [0.23, 0.3]}
+    place = Place("new", "dtd", "APEX", APEX, 16, 1)
+    write_run(tmp_path / "out", place, 59.0, apex=values, config={"OPTIM": {"LR": 0.15}})
+    for shots in (1, 2, 4):
+        write_run(tmp_path / "out", Place("all", "dtd", "CoOp", "vit_b16", shots, 1), 40.0 + shots)
+    failed = tmp_path / "out" / Place("new", "eurosat", "APEX", APEX, 16, 4).path()
+    failed.mkdir(parents=True)
+    (failed / "failed.json").write_text(json.dumps({"reason": "ValueError: <no> data"}))
+    return tmp_path / "out"
+
+
+def test_every_figure_is_drawn(tree):
+    assert set(draw(read_records(tree))) == set(FIGURES)
+
+
+def test_nothing_is_drawn_of_nothing():
+    assert draw([]) == {}
+
+
+def test_difficulty_is_measured_before_it_is_looked_up(tree):
+    records = read_records(tree)
+    assert difficulty(records)["dtd"] == (0.0484, "published")
+    write_run(tree, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0, num_classes=47)
+    assert difficulty(read_records(tree))["dtd"] == (pytest.approx(1 / (47 * 0.44)), "all classes")
+
+
+class Page(HTMLParser):
+    """Checks that tags are closed in order, and collects what is loaded."""
+
+    VOID = {"meta", "img"}
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.sources, self.count = [], [], {}
+
+    def handle_starttag(self, tag, attrs):
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.sources += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_report(tree, tmp_path, capsys):
+    to = tmp_path / "report"
+    assert main([str(tree), "--table", "base2new", "fewshot", "--paired", "ZeroshotCLIP", "APEX", "--to", str(to)]) == 0
+    assert capsys.readouterr().out.strip() == str(to / "report.html")
+    names = {path.name for path in to.iterdir()}
+    assert {"base2new.tex", "base2new.csv", "fewshot.md", "paired.json"} <= names
+    assert {f"{name}.{kind}" for name in FIGURES for kind in ("png", "pdf")} <= names
+    text = (to / "report.html").read_text()
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert (page.count["table"], page.count["img"]) == (3, len(FIGURES))
+    assert all(source.startswith("data:") for source in page.sources)
+    assert "ValueError: &lt;no&gt; data" in text
+    assert "OPTIM.LR: 0.15" in text
+
+
+def test_mistakes(tree, tmp_path, capsys):
+    assert main([str(tmp_path / "nowhere")]) == 2
+    assert main([str(tree), "--paired", "APEX", "Nobody", "--to", str(tmp_path / "r")]) == 2
+    assert "Nobody" in capsys.readouterr().err
