@@ -19,11 +19,7 @@ class ImageNetSketch(EvaluationSet):
         Part(
             "images",
             ("images",),
-            (
-                Download(
-                    "drive:1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "ImageNet-Sketch.zip", moves={"sketch": "images"}
-                ),
-            ),
+            (Download("drive:1Mj0i5HBthqH1p_yeXzsg22gZduvgoNeA", "ImageNet-Sketch.zip", moves={"sketch": "images"}),),
             by_hand="the folders nXXXXXXXX of github.com/HaohanWang/ImageNet-Sketch into {folder}/images",
         ),
     )

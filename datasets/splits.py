@@ -168,9 +168,7 @@ def split_groups(
     return split
 
 
-def read_folders(
-    image_dir: str, name_of: Callable[[str], str] = str, ignored: Sequence[str] = ()
-) -> list[list[Item]]:
+def read_folders(image_dir: str, name_of: Callable[[str], str] = str, ignored: Sequence[str] = ()) -> list[list[Item]]:
     """The images of each class folder of `image_dir`: folders sorted, label = position, files sorted."""
     folders = [name for name in list_folders(image_dir) if name not in ignored]
     if not folders:

@@ -296,7 +296,7 @@ def test_lists_do_not_depend_on_the_order_of_the_file_system(tmp_path, monkeypat
         monkeypatch.undo()
 
 
-FOREIGN = '''
+FOREIGN = """
 import os
 import pickle
 
@@ -330,7 +330,7 @@ class ForeignTextures(DatasetBase):
             pickle.dump({"train": train, "val": val}, file, protocol=pickle.HIGHEST_PROTOCOL)
         train, val, test = OxfordPets.subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
-'''
+"""
 
 
 def test_file_written_for_the_family_works_when_dropped_in(tmp_path, monkeypatch):

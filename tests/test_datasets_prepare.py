@@ -228,10 +228,7 @@ def test_wrong_digest_everywhere(tmp_path, server, eurosat, archive, caplog):
 def test_wrong_digest_then_a_good_mirror(tmp_path, server, eurosat, archive):
     server.files["bad.zip"] = b"x" * len(archive)
     eurosat(
-        *(
-            Download(server.url(file), "EuroSAT.zip", md5(archive), {"2750": "2750"})
-            for file in ("bad.zip", "good.zip")
-        )
+        *(Download(server.url(file), "EuroSAT.zip", md5(archive), {"2750": "2750"}) for file in ("bad.zip", "good.zip"))
     )
     assert run(tmp_path) == 0
 
