@@ -4,9 +4,10 @@ Shape legend: N sequences (images or sentences), L text tokens, n prompt tokens,
 width.
 """
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from functools import partial
+from functools import lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,7 @@ class Backbone(nn.Module):
 
     Attributes:
         parts: sees to it that what the towers keep for the backward pass fits into memory.
+        plain_images: whether the image tower is the model's own, with nothing added to its blocks.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Backbone(nn.Module):
         self.halve = halve
         self._tokenize = tokenize
         self.parts = Parts()
+        self.plain_images = True
 
     @property
     def image_size(self) -> int:
@@ -135,6 +138,7 @@ class Backbone(nn.Module):
         other = self.within(self.parts.limit)
         other.image = towers.adapted(self.image, image) if image else self.image
         other.text = towers.adapted(self.text, text) if text else self.text
+        other.plain_images = self.plain_images and not image
         return other
 
     def within(self, limit: int | None) -> "Backbone":
@@ -147,6 +151,10 @@ class Backbone(nn.Module):
         other = copy(self)
         other.parts = Parts(limit)
         return other
+
+    def image_fingerprint(self) -> str:
+        """A hash of the image tower's weights, in the formats that they are held in."""
+        return _fingerprint(self.model.visual)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (N, context length) on the backbone's device.
@@ -176,6 +184,16 @@ class Backbone(nn.Module):
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
         """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> features (N, E), not normalised."""
         return self.parts.encode("sentences", partial(towers.encode_text, self.text), (embeddings, end), prompts)
+
+
+@lru_cache(maxsize=4)
+def _fingerprint(module: nn.Module) -> str:
+    """SHA-256 of the names and values of a frozen module's state."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def end_of_text(tokens: Tensor) -> Tensor:

@@ -31,6 +31,14 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _own_feature_cache(tmp_path_factory):
+    """Features that runs keep go to a folder of these tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEATURE_CACHE", str(tmp_path_factory.mktemp("features")))
+        yield
+
+
 @pytest.fixture
 def heard(monkeypatch):
     """Messages reach pytest's capture even if an earlier run in this process sent them to standard output only."""

@@ -165,7 +165,8 @@ class APEXMethod(Method):
 
     def frozen_image_features(self, images: Tensor) -> Tensor:
         """`z'` (B, E): images through the frozen branch."""
-        return full(self.backbone.encode_image(images, self.frozen_image_prompts()))
+        prompts = self.frozen_image_prompts()
+        return full(self.backbone.encode_image(images, prompts)) if prompts else self.plain_image_features(images)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E): prompted; in evaluation mixed with the frozen ones by the mean of alpha."""

@@ -3,7 +3,7 @@ forward and backward, checkpoints.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from clip.backbone import Backbone, load_backbone
@@ -20,6 +21,7 @@ from dassl.engine import TrainerX
 from dassl.engine.record import plain
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, stream_seed
+from trainers.kept_features import kept_features, without_pixels
 from trainers.method import Method
 from trainers.stacked import loss_and_gradients
 from trainers.templates import DEFAULT, fill
@@ -171,6 +173,21 @@ class MethodTrainer(TrainerX):
     def parse_batch_train(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) and labels (B,) on the device."""
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
+
+    def evaluation_batches(self, loader: DataLoader) -> Iterator[dict]:
+        """The batches; what the plain image tower makes of them is read from the disk, or kept there (see
+        `trainers.kept_features`). Images that the method then needs no more are not even read."""
+        kept = self.model.kept = kept_features(self.cfg, loader, self.model.backbone, self.precision)
+        spared = kept is not None and not self.model.reads_pixels and kept.known is not None
+        try:
+            for batch in without_pixels(loader) if spared else loader:
+                if kept is not None:
+                    kept.rows = batch["index"]
+                yield batch
+            if kept is not None:
+                kept.write()
+        finally:
+            self.model.kept = None
 
     def model_inference(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, C)."""

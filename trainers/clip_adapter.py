@@ -36,6 +36,7 @@ class CLIPAdapterMethod(ZeroshotMethod):
 
     names = ((r"adapter\.(\d)\.weight", r"adapter.fc.\1.weight"),)
     part = "adapter."
+    reads_pixels = False
 
     def __init__(self, backbone: Backbone, classnames: list[str], template: str, ratio: float = 0.2):
         if not 0 <= ratio <= 1:

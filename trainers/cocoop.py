@@ -35,6 +35,7 @@ class CoCoOpMethod(Method):
         init: the words before the class name that the context starts from (all of them), or empty.
     """
 
+    reads_pixels = False
     names = (*CONTEXT_NAMES, (r"meta_net\.(\w+)\.(\w+)", r"prompt_learner.meta_net.\1.\2"))
 
     def __init__(self, backbone: Backbone, classnames: list[str], n_ctx: int = 16, init: str = ""):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from clip.backbone import Backbone
 from clip.precision import full, whole
+from trainers.kept_features import KeptFeatures
 
 # own parameter name -> name in the official checkpoints, as (pattern, replacement)
 Names = tuple[tuple[str, str], ...]
@@ -38,11 +39,20 @@ class Method(nn.Module):
         names: how own parameters are called in checkpoints (the official names).
         part: what those names begin with, and what an official checkpoint that holds only this part leaves out.
         owns_classes: whether the learned state belongs to the classes it was trained on.
+        reads_pixels: whether evaluation needs images, not only their features in the plain tower. A class that writes
+            its own `image_features` or `forward` does, unless it says otherwise.
     """
 
     names: Names = ()
     part = "prompt_learner."
     owns_classes = False
+    reads_pixels = False
+    kept: KeptFeatures | None = None  # of the images that are being evaluated
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "reads_pixels" not in vars(cls) and {"image_features", "forward"} & vars(cls).keys():
+            cls.reads_pixels = True
 
     def __init__(self, backbone: Backbone, classnames: list[str]):
         super().__init__()
@@ -57,7 +67,15 @@ class Method(nn.Module):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W), not normalised."""
-        return full(self.backbone.encode_image(images))
+        return self.plain_image_features(images)
+
+    def plain_image_features(self, images: Tensor) -> Tensor:
+        """Features (B, E) of images without any prompts, not normalised; in evaluation the kept ones, if there are."""
+
+        def compute() -> Tensor:
+            return full(self.backbone.encode_image(images))
+
+        return compute() if self.kept is None else self.kept.of_batch(compute, self.backbone.device)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W)."""

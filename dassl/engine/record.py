@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # Where a run lies and what it runs on does not change what it computes.
 NOT_HASHED = (
     "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "TRAIN.MEMORY_GB",
-    "VERBOSE", "USE_CUDA",
+    "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
 )  # fmt: skip
 
 
