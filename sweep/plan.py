@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT, Place
-from sweep.recipes import CLASS_BOUND, CONFIGS, config_of
+from sweep.recipes import ALSO_PARTS, CLASS_BOUND, CONFIGS, config_of, opts_of
 
 PART_OF = {"base": "train", "all": "train", "zeroshot": "train", "new": "test", "transfer": "test"}
 
@@ -81,7 +81,8 @@ class Setting:
         if needs:
             argv += ["--model-dir", needs, *(["--load-epoch", self.load_epoch] if self.load_epoch else [])]
         argv += ["DATASET.NUM_SHOTS", str(self.shots)] if place.shots else []
-        return Run(place, (*argv, *opts, *self.opts), directory, needs)
+        own = opts_of(place.trainer, place.cfg, place.source if place.role == "transfer" else place.dataset)
+        return Run(place, (*argv, *opts, *own, *self.opts), directory, needs)
 
 
 def base2new(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
@@ -107,10 +108,10 @@ def transfer(setting: Setting, trainers: Sequence[str], datasets: Sequence[str])
     """Training on all classes of the source, then testing on the other sets.
 
     Raises:
-        ValueError: a trainer whose learned state belongs to its classes, unless all sets are variants of ImageNet.
+        ValueError: a trainer whose learned state belongs to its classes, and cannot be tested on a part of them.
     """
-    if not set(datasets) <= set(IMAGENET_VARIANTS):
-        _refuse_class_bound(trainers, "other data sets")
+    variants = set(datasets) <= set(IMAGENET_VARIANTS)
+    _refuse_class_bound([name for name in trainers if not (variants and name in ALSO_PARTS)], "other data sets")
     runs = []
     for trainer in trainers:
         config = setting.config(trainer, "transfer", setting.source)

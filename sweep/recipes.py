@@ -6,6 +6,7 @@ CONFIGS = Path("configs")
 CARRIED = ("drawn_", "digits")  # data sets that need no download, which go with the carried CLIP
 CARRIED_CONFIGS = "tiny_vit*.yaml"
 CLASS_BOUND = ("TaskRes", "TipAdapter", "TipAdapterF")  # what they learn belongs to the classes they are trained on
+ALSO_PARTS = ("TaskRes",)  # of these, which can be tested on a part of those classes (variants of ImageNet)
 
 # trainer -> use -> configuration. A use is followed by the data set or the number of shots that it is meant for; where
 # it is not declared, that of base-to-new counts.
@@ -29,21 +30,24 @@ RECIPES: dict[str, dict[str, str]] = {
         "base2new": "vit_b16_c2_ep5_batch4_2ctx",
         "transfer": "vit_b16_c2_ep5_batch4_2ctx_cross_datasets",
     },
-    "CLIP_Adapter": {"base2new": "vit_b16_ep50"},
-    "CLIP_LoRA": {"base2new": "vit_b16_r2_it500"},
-    "KgCoOp": {"base2new": "vit_b16_ep100_ctxv1"},
-    "ProGrad": {"base2new": "vit_b16_ep100"},
     "PromptSRC": {
         "base2new": "vit_b16_c2_ep20_batch4_4+4ctx",
         "all": "vit_b16_c2_ep50_batch4_4+4ctx_few_shot",
         "transfer": "vit_b16_c2_ep20_batch4_4+4ctx_cross_datasets",
     },
+    "CLIP_Adapter": {"base2new": "vit_b16_ep50"},
+    "CLIP_LoRA": {"base2new": "vit_b16_r2_it500"},
+    "KgCoOp": {"base2new": "vit_b16_ep100_ctxv1"},
+    "ProGrad": {"base2new": "vit_b16_ep100"},
     "TaskRes": {
         "all": "adam_lr2e-3_B256_ep200_ViT16",
         "all 1": "adam_lr2e-3_B256_ep100_ViT16",
         "all 2": "adam_lr2e-3_B256_ep100_ViT16",
         "all 4": "adam_lr2e-3_B256_ep100_ViT16",
         "all imagenet": "adam_lr2e-4_B256_ep200_ViT16",
+        "all imagenet 1": "adam_lr2e-4_B256_ep100_ViT16",
+        "all imagenet 2": "adam_lr2e-4_B256_ep100_ViT16",
+        "all imagenet 4": "adam_lr2e-4_B256_ep100_ViT16",
         "transfer": "generalization_ViT16",
     },
     "TipAdapter": {"all": "vit_b16"},
@@ -55,6 +59,24 @@ RECIPES: dict[str, dict[str, str]] = {
         "transfer": "cross_eval",
     },
 }
+
+
+# What a recipe changes for single data sets: (trainer, configuration) -> data sets and KEY VALUE pairs.
+FOR_SETS: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
+    ("PromptSRC", "vit_b16_c2_ep50_batch4_4+4ctx_few_shot"): (
+        ("stanford_cars", "oxford_flowers", "fgvc_aircraft", "dtd", "eurosat"),
+        ("TRAINER.PROMPTSRC.GPA_MEAN", "45.0", "TRAINER.PROMPTSRC.GPA_STD", "5.0"),
+    ),
+    ("TaskRes", "adam_lr2e-3_B256_ep100_ViT16"): (("oxford_flowers",), ("TRAINER.TaskRes.RESIDUAL_SCALE", "1.0")),
+    ("TaskRes", "adam_lr2e-3_B256_ep200_ViT16"): (("oxford_flowers",), ("TRAINER.TaskRes.RESIDUAL_SCALE", "1.0")),
+    ("TipAdapterF", "vit_b16_ep20"): (("eurosat",), ("OPTIM.MAX_EPOCH", "100")),
+}
+
+
+def opts_of(trainer: str, cfg: str, dataset: str) -> tuple[str, ...]:
+    """The KEY VALUE pairs that a recipe has for a data set (the one that is trained on)."""
+    datasets, opts = FOR_SETS.get((trainer, cfg), ((), ()))
+    return opts if dataset in datasets else ()
 
 
 def config_of(trainer: str, use: str, dataset: str, shots: int) -> str:
@@ -75,8 +97,8 @@ def config_of(trainer: str, use: str, dataset: str, shots: int) -> str:
         if len(there) == 1:
             return there[0] if "/" in there[0] else f"{trainer}/{there[0]}"
     else:
-        imagenet = f"{use} imagenet" if dataset == "imagenet" else ""
-        for key in (imagenet, f"{use} {shots}", use, "base2new"):
+        on_imagenet = (f"{use} imagenet {shots}", f"{use} imagenet") if dataset == "imagenet" else ()
+        for key in (*on_imagenet, f"{use} {shots}", use, "base2new"):
             if key in declared:
                 return declared[key] if "/" in declared[key] else f"{trainer}/{declared[key]}"
         there = _files(trainer, "*.yaml")
