@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
-from dassl.data.image_store import shared_store
+from dassl.data.image_store import ImageStore, shared_store
 from dassl.data.samplers import EpochClock, build_sampler, set_stream
 from dassl.utils import available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
 
@@ -37,6 +37,7 @@ class DatasetWrapper(Dataset):
     """
 
     clock: EpochClock | None = None  # set by build_data_loader: augmentation is then a function of (seed, epoch, index)
+    images: ImageStore | None = None  # None: every image is decoded each time
 
     def __init__(
         self,
