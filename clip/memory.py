@@ -113,7 +113,7 @@ class Parts:
     def _plan(self, what: str, encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
         """How many of the samples are encoded at once."""
         count = len(samples[0])
-        one, two = (_activations(encode, *take(slice(n), samples, prompts)) for n in (1, 2))
+        one, two = (activations(encode, *take(slice(n), samples, prompts)) for n in (1, 2))
         free = self.room(samples[0].device)
         needed = count * (two - one)
         if free is None or needed <= SHARE * free:
@@ -135,7 +135,7 @@ def _kind(tensor: Tensor | None) -> tuple | None:
     return None if tensor is None else (tensor.shape, tensor.dtype, tensor.requires_grad)
 
 
-def _activations(encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
+def activations(encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
     """Bytes that encoding these samples keeps for the backward pass."""
     with counted_activations() as total:
         features = encode(*samples, prompts)  # while this is held, what was kept stays where it is

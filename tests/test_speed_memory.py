@@ -72,7 +72,7 @@ def test_the_estimate_is_what_a_step_keeps(backbone, monkeypatch, caplog):
         limited.encode_image(images[:2], prompts)
         limited.encode_image(images, prompts)
     assert [message.split(" keep ")[0] for message in caplog.messages] == ["Memory: 2 images", "Memory: 8 images"]
-    one, two, eight = (memory._activations(backbone.encode_image, [images[:n]], prompts) for n in (1, 2, 8))
+    one, two, eight = (memory.activations(backbone.encode_image, [images[:n]], prompts) for n in (1, 2, 8))
     assert eight == pytest.approx(one + 7 * (two - one), rel=0.01)
 
 

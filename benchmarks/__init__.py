@@ -1,0 +1,1 @@
+"""Measurements: what a training run costs, and against what."""

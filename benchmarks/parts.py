@@ -1,0 +1,174 @@
+"""What is measured: training steps and evaluations of APEX on random weights, plain, default and stacked."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.plain import PlainAPEX, plain_backbone
+from clip.backbone import Backbone, openai_backbone
+from clip.model import CLIP
+from clip.precision import Precision
+from trainers.apex import APEXMethod
+from trainers.stacked import joint_losses, own_loss
+
+# arguments of CLIP: the sizes of the carried model and of ViT-B/16
+SIZES = {
+    "tiny": (128, 32, 6, 128, 8, 77, 49408, 128, 2, 3),
+    "b16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
+}
+WORDS = (
+    ["small", "large", "young", "old", "striped", "spotted", "plain", "wooden", "iron", "folding"],
+    ["red", "blue", "green", "golden", "silver", "white", "black", "brown", "grey", "yellow"],
+    ["kettle", "bridge", "sparrow", "violin", "truck", "orchid", "lantern", "spaniel", "castle", "teapot"],
+)
+NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float16}
+
+
+def class_names(count: int) -> list[str]:
+    """Names of three words, at most 1000."""
+    first, second, third = WORDS
+    names = [f"{a} {b} {c}" for a in first for b in second for c in third]
+    return names[:: len(names) // count][:count]
+
+
+@dataclass
+class Bench:
+    """Models of one size on one device, made when they are asked for.
+
+    Args:
+        size: a name in `SIZES`.
+        device: where.
+        batch: images of a training step.
+    """
+
+    size: str
+    device: torch.device
+    batch: int
+    _backbones: dict[tuple[str, str], Backbone] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Random weights, always the same."""
+        torch.manual_seed(0)
+        return CLIP(*SIZES[self.size]).state_dict()
+
+    def backbone(self, kind: str, precision: str) -> Backbone:
+        """The backbone of a kind ("plain" or "default")."""
+        key = kind, precision
+        if key not in self._backbones:
+            weights = self.state_dict()
+            made = plain_backbone(weights, self.device) if kind == "plain" else openai_backbone(self.size, weights)
+            self._backbones[key] = Precision(precision, self.device).prepare(made)
+        return self._backbones[key]
+
+    def run(self, kind: str, precision: str, classes: int, seed: int = 0, batch: int = 0) -> "Run":
+        """A run before its first step."""
+        backbone = self.backbone(kind, precision)
+        torch.manual_seed(seed)
+        method = (PlainAPEX if kind == "plain" else APEXMethod)(backbone, class_names(classes)).to(self.device)
+        size, count = backbone.image_size, batch or self.batch
+        images = torch.randn(count, 3, size, size, device=self.device)
+        labels = torch.randint(classes, (count,), device=self.device)
+        optimiser = torch.optim.Adadelta(method.parameters(), lr=0.15, weight_decay=1e-3)
+        return Run(method.train(), backbone, Precision(precision, self.device), optimiser, images, labels)
+
+
+@dataclass
+class Run:
+    """One run with one batch; as far as `trainers.stacked` is concerned, a trainer."""
+
+    model: nn.Module
+    backbone: Backbone
+    precision: Precision
+    optimiser: Optimizer
+    images: Tensor
+    labels: Tensor
+
+    @property
+    def request(self) -> tuple["Run", Tensor, Tensor]:
+        """The step that this run asks for."""
+        return self, self.images, self.labels
+
+    def backward(self, loss: Tensor) -> None:
+        """Give gradients to what is learned."""
+        self.precision.scaler.scale(loss).backward()
+
+    def update(self) -> None:
+        """Step, and forget the gradients."""
+        self.precision.scaler.step(self.optimiser)
+        self.precision.scaler.update()
+        self.optimiser.zero_grad(set_to_none=True)
+
+    def step(self) -> None:
+        """One training step."""
+        own_loss(self.request)
+        self.update()
+
+    @torch.no_grad()
+    def evaluate(self) -> None:
+        """Logits of the batch, as the first of an evaluation."""
+        self.model.eval()
+        with self.precision.autocast():
+            self.model(self.images)
+        self.model.train()
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sentence."""
+        return int(self.model.context.end.max()) + 1
+
+
+def separate(runs: Sequence[Run]) -> Callable[[], None]:
+    """A step of each run, one after the other."""
+
+    def steps() -> None:
+        for run in runs:
+            run.step()
+
+    return steps
+
+
+def stacked(runs: Sequence[Run]) -> Callable[[], None]:
+    """A step of each run, computed together."""
+
+    def steps() -> None:
+        joint_losses([run.request for run in runs])
+        for run in runs:
+            run.update()
+
+    return steps
+
+
+def operations(compute: Callable[[], object]) -> int:
+    """Floating-point operations of matrix products, attention and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        compute()
+    return counter.get_total_flops()
+
+
+def matrix_rate(precision: str, device: torch.device, now: Callable[[], float]) -> float:
+    """Operations per second of a product of large square matrices, the best of five."""
+    n = 2048 if device.type == "cpu" else 8192
+    a = torch.randn(n, n, device=device, dtype=NUMBERS[precision])
+    best = float("inf")
+    for _ in range(5):
+        start = now()
+        a @ a
+        best = min(best, now() - start)
+    return 2 * n**3 / best
+
+
+def table(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows with the same keys as a Markdown table."""
+    head = list(rows[0])
+    lines = [head, ["---"] * len(head), *([_cell(row[key]) for key in head] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

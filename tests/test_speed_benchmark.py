@@ -1,0 +1,79 @@
+"""The benchmark runs, the plain configuration computes what the default one does, and the tables are written."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import speed, timing
+from benchmarks.parts import Bench, class_names, operations, separate, stacked
+from clip.precision import HOST
+from trainers.stacked import joint_losses, own_loss
+
+
+def test_plain_and_default_compute_the_same_at_different_cost():
+    bench = Bench("tiny", HOST, batch=4)
+    plain, default = (bench.run(kind, "fp32", classes=5) for kind in ("plain", "default"))
+    assert torch.equal(plain.images, default.images)
+    losses = []
+    for run in (plain, default):
+        loss, _ = run.model.loss(run.images, run.labels)
+        losses.append((loss, *torch.autograd.grad(loss, [p for p in run.model.parameters() if p.requires_grad])))
+    for one, other in zip(*losses, strict=True):
+        assert (one - other).abs().max() <= 1e-4 * other.abs().max()
+    logits = [run.model.eval()(run.images) for run in (plain, default)]
+    torch.testing.assert_close(*logits, rtol=1e-4, atol=1e-4)
+    costs = [(operations(run.step), operations(run.evaluate)) for run in (plain, default)]
+    assert all(slow > 1.5 * fast for slow, fast in zip(*costs, strict=True))
+
+
+def test_stacked_steps_are_separate_steps():
+    bench = Bench("tiny", HOST, batch=2)
+    alone, together = ([bench.run("default", "fp32", 3, seed) for seed in range(2)] for _ in range(2))
+    for run in alone:
+        own_loss(run.request)
+    joint_losses([run.request for run in together])
+    for one, other in zip(alone, together, strict=True):
+        for x, y in zip(one.model.parameters(), other.model.parameters(), strict=True):
+            assert (x.grad - y.grad).abs().max() <= 1e-4 * x.grad.abs().max()
+    before = [p.clone() for p in together[1].model.parameters()]
+    stacked(together)()
+    separate(alone)()
+    assert all(not torch.equal(p, q) for p, q in zip(before, together[1].model.parameters(), strict=True))
+
+
+def test_quick_run_writes_its_tables(tmp_path, capsys):
+    words = ["--quick", "--batch", "2", "--eval-batch", "4", "--precision", "fp32", "--output-dir", str(tmp_path)]
+    sections = ["train", "eval", "seeds", "whole", "memory"]
+    assert speed.main([*words, "--only", *sections]) == 0
+    record = json.loads((tmp_path / "speed.json").read_text())
+    assert list(record["sections"]) == sections
+    assert record["machine"]["threads"] == torch.get_num_threads() == 1
+    (row,) = record["sections"]["train"]
+    assert row["ratio fp32"] == pytest.approx(row["plain fp32, s"] / row["default fp32, s"])
+    assert [row["seeds"] for row in record["sections"]["seeds"]] == [1, 2]
+    text = (tmp_path / "speed.md").read_text()
+    assert text == capsys.readouterr().out
+    assert "### Training step" in text
+    assert "python -m benchmarks.speed --quick" in text
+
+
+def test_class_names():
+    assert len(set(class_names(1000))) == 1000
+    assert len(set(class_names(24))) == 24
+
+
+def test_clocks_and_commands():
+    seconds = timing.alternate({"a": lambda: sum(range(10000)), "b": lambda: None}, 2, HOST)
+    assert [len(each) for each in seconds.values()] == [2, 2]
+    peak = timing.peak_memory(lambda: torch.ones(2**24).sum(), HOST)
+    assert peak is None or 2**25 < peak < 2**28
+    speaks = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
+    assert timing.first_line(speaks, "^ready") < 30
+    assert timing.seconds_of([sys.executable, "-c", ""]) > 0
+    with pytest.raises(RuntimeError, match="ended with status 3"):
+        timing.first_line([sys.executable, "-c", "raise SystemExit(3)"], "ready")
+    with pytest.raises(subprocess.CalledProcessError):
+        timing.seconds_of([sys.executable, "-c", "raise SystemExit(3)"])
