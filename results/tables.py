@@ -17,8 +17,8 @@ Value = Summary | float | int | str | None
 Method = tuple[str, str, int]  # trainer, configuration, shots
 
 SPREAD = "± is the sample standard deviation over seeds (n - 1), in brackets half the width of the 95% t interval"
-AVERAGE_OF_HMS = "average (mean of HMs)"
-HM_OF_AVERAGES = "average (HM of means)"
+AVERAGE_OF_HMS = "average, HM = mean of the sets' HMs"
+HM_OF_AVERAGES = "average, HM = HM of the mean accuracies"
 
 
 @dataclass
@@ -112,10 +112,6 @@ def base2new(
     datasets = in_order((dataset for dataset, _ in pairs), order)
     methods = methods_in_order((method for _, method in pairs), order)
     names = method_names(methods)
-    if len(datasets) > 1:
-        table.notes.append(
-            "the average HM in both conventions: the mean of the sets' HMs, the HM of the mean accuracies"
-        )
     beside = {method: published_entry(records, "base2new", method) for method in methods} if compare else {}
     keys = [(dataset, method) for dataset in datasets for method in methods if (dataset, method) in pairs]
     for dataset, method in keys:
