@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import full, whole
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import MethodTrainer
 from trainers.method import CONTEXT_NAMES, IMAGE_PROMPT_NAMES, TEXT_PROMPT_NAMES, Method, Names
@@ -52,7 +52,8 @@ def difficulty(trained: Tensor, evaluated: Tensor) -> tuple[Tensor, Tensor]:
         `d_nn` (C,), one minus the cosine to the nearest training class, not below 0; `d_avg` (C,), one minus the mean
         cosine (paper, section 3.3).
     """
-    cosine = F.normalize(trained, dim=-1) @ F.normalize(evaluated, dim=-1).T
+    with whole(trained):
+        cosine = F.normalize(trained, dim=-1) @ F.normalize(evaluated, dim=-1).T
     return (1 - cosine.amax(dim=0)).clamp(min=0), 1 - cosine.mean(dim=0)
 
 
@@ -148,7 +149,8 @@ class APEXMethod(Method):
 
     def adapt(self, t_pre: Tensor) -> Tensor:
         """The linear adapter: `t_pre A + b`, (C, E)."""
-        return t_pre @ self.adapter_matrix + self.adapter_bias
+        with whole(t_pre):
+            return t_pre @ self.adapter_matrix + self.adapter_bias
 
     def text_features(self) -> Tensor:
         """Features (C, E): the adapter's output; in evaluation mixed with its input by alpha."""
