@@ -122,6 +122,8 @@ def parse_seeds(text: str) -> list[int]:
         if not (first.isdigit() and (last.isdigit() or not dash)):
             raise ValueError(f"--seeds {text!r}: write seeds as 1-20 or 1,2,5")
         seeds += range(int(first), int(last or first) + 1)
+        if last and int(last) < int(first):
+            raise ValueError(f"--seeds {text!r}: {part} runs backwards")
     if len(set(seeds)) < len(seeds):
         raise ValueError(f"--seeds {text!r} names a seed twice")
     return seeds
@@ -172,20 +174,39 @@ def print_start(args: argparse.Namespace, cfg) -> None:
     print(f"Collecting env info ...\n** System info **\n{collect_env_info()}\n")
 
 
+def sentence(error: BaseException) -> str:
+    """An error's own sentence, also where a loader's worker process sent it with its traceback."""
+    text = str(error)
+    if not text.startswith("Caught "):
+        return text
+    return text.strip().splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Refuse flags that contradict each other; ValueError naming them."""
+    if args.seeds and args.seed >= 0:
+        raise ValueError(f"--seed {args.seed} and --seeds {args.seeds} exclude each other: give one of them")
+    if args.seed < -1:
+        raise ValueError(f"--seed {args.seed}: a seed is at least 0")
+    if args.load_epoch is not None and not args.model_dir:
+        raise ValueError(f"--load-epoch {args.load_epoch} says which checkpoint of --model-dir, which is not given")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)
     try:
+        check_args(args)
         run_seeds(args) if args.seeds else run(args)
     except MISTAKES as error:
-        print(f"train.py: {error}", file=sys.stderr)
+        print(f"train.py: {sentence(error)}", file=sys.stderr)
         return 2
     except ExceptionGroup as group:
         mistakes, others = group.split(MISTAKES)
         if others:
             raise
         for error in mistakes.exceptions:
-            print(f"train.py: {', '.join(error.__notes__)}: {error}", file=sys.stderr)
+            print(f"train.py: {', '.join(error.__notes__)}: {sentence(error)}", file=sys.stderr)
         return 2
     return 0
 

@@ -14,6 +14,7 @@ from parity import Case, compare_trajectory, make_trainer, set_learned, trainer_
 
 import datasets  # noqa: F401  (registers the data sets)
 from dassl.data.datasets import DATASET_REGISTRY
+from trainers.apex import MAX_WORDS
 from trainers.zsclip import ensemble_features
 
 INPUTS = ("train_img", "train_label", "test_img", "test_label")
@@ -72,7 +73,9 @@ def _check_apex(case, tmp_path):
     method = trainer.model
     started = {**method.state_dict()}
     init = {k.removeprefix("init/"): case.tensor(k) for k in case.arrays if k.startswith("init/")}
-    for name in ("VPT_adapter_text_matrix", "VPT_adapter_text_bias", "prompt_learner.ctx"):  # not random
+    words = keys["CTX_INIT"] and keys["N_CTX_TEXT"] <= MAX_WORDS
+    certain = ["VPT_adapter_text_matrix", "VPT_adapter_text_bias", *(["prompt_learner.ctx"] if words else [])]
+    for name in certain:  # the others are random
         case.compare(f"init/{name}", started[name])
     set_learned(method, init)
     case.compared |= {f"init/{name}" for name in init}
@@ -151,9 +154,12 @@ def _check_baseline(case, name, trainer_name, tmp_path):
         case.compare(f"{name}/eval_init_base/logits", trainer.model(images))
     trainer.train()
     compare_trajectory(case, trainer, f"{name}/")
-    new = make_trainer(cfg, backbone, case.spec["new"], case.batches())
-    new.load_model(str(tmp_path), epoch=entry["optim"]["MAX_EPOCH"])
-    for subset, evaluated in (("base", trainer), ("new", new)):
+    evaluated_on = [("base", trainer)]
+    if f"{name}/eval_final_new/logits" in case.arrays:
+        new = make_trainer(cfg, backbone, case.spec["new"], case.batches())
+        new.load_model(str(tmp_path), epoch=entry["optim"]["MAX_EPOCH"])
+        evaluated_on.append(("new", new))
+    for subset, evaluated in evaluated_on:
         evaluated.set_model_mode("eval")
         with torch.no_grad():
             case.compare(f"{name}/eval_final_{subset}/logits", evaluated.model(images))
@@ -167,5 +173,8 @@ def _check_baseline(case, name, trainer_name, tmp_path):
     [("CoOp", "CoOp"), ("CoCoOp", "CoCoOp"), ("VPT", "VPT"), ("IVLP", "IVLP"), ("LP", "IVLP"), ("MaPLe", "MaPLe")],
 )
 def test_baseline(parity_dir, tmp_path, name, trainer_name):
-    for case in _baseline_cases(parity_dir):
+    cases = [case for case in _baseline_cases(parity_dir) if name in case.entry["baselines"]]
+    if not cases:
+        pytest.skip(f"this golden set holds no {name}")
+    for case in cases:
         _check_baseline(case, name, trainer_name, tmp_path / case.name)

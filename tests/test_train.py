@@ -21,8 +21,8 @@ EUROSAT = ROOT / "configs/datasets/eurosat.yaml"
 def call(small_weights, eurosat_root, tmp_path, capsys):
     """Run train.py in this process with small defaults; returns exit status and what it wrote to stderr."""
 
-    def run(*args: str, trainer="APEX", out="run", backbone=None, opts=(), root=None) -> tuple[int, str]:
-        argv = ["--root", str(root or eurosat_root), "--seed", "1", "--trainer", trainer]
+    def run(*args: str, trainer="APEX", out="run", backbone=None, opts=(), root=None, seed="1") -> tuple[int, str]:
+        argv = ["--root", str(root or eurosat_root), *(["--seed", seed] if seed else []), "--trainer", trainer]
         argv += ["--dataset-config-file", str(EUROSAT), "--backbone", str(backbone or small_weights)]
         argv += ["--output-dir", str(tmp_path / out), *args]
         argv += ["DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "4"]
@@ -88,9 +88,9 @@ def test_resuming_equals_an_uninterrupted_run(call, tmp_path):
 
 def test_stacked_seeds_equal_separate_runs(call, tmp_path):
     opts = ["OPTIM.LR", "0.1"]
-    assert call("--config-file", str(APEX), "--seeds", "1-3", out="stacked", opts=opts) == (0, "")
+    assert call("--config-file", str(APEX), "--seeds", "1-3", out="stacked", opts=opts, seed=None) == (0, "")
     for seed in ("1", "2", "3"):
-        assert call("--config-file", str(APEX), "--seed", seed, out=f"alone{seed}", opts=opts) == (0, "")
+        assert call("--config-file", str(APEX), out=f"alone{seed}", opts=opts, seed=seed) == (0, "")
         folders = tmp_path / "stacked" / f"seed{seed}", tmp_path / f"alone{seed}"
         one, two = (torch.load(f / "VLPromptLearner" / "model.pth.tar-2", weights_only=True) for f in folders)
         for key, value in one["state_dict"].items():
@@ -108,9 +108,9 @@ def test_a_failing_seed_leaves_the_others_whole(call, tmp_path):
     (tmp_path / "stacked" / "seed2").write_text("a file where a folder must be")
     argv = ["--seeds", "1,2,3"]
     with pytest.raises(ExceptionGroup, match="1 of 3 seeds failed"):
-        call(*argv, out="stacked")
+        call(*argv, out="stacked", seed=None)
     assert metrics(tmp_path / "stacked" / "seed3")["epoch"] == 2
-    assert call("--seeds", "3-1-2")[0] == 2
+    assert call("--seeds", "3-1", seed=None)[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -226,3 +226,49 @@ def test_checkpoint_of_apex_on_vit_b16_is_small(tmp_path):
     assert sum(p.numel() for p in trainer.model.parameters()) == 282_112
     assert path.stat().st_size < 4e6
     assert len(torch.load(path, weights_only=True)["optimizer"]["state"]) == 15
+
+
+def test_a_folder_of_another_run_is_not_resumed(call, tmp_path):
+    assert call()[0] == 0
+    for opts, named in ((["OPTIM.LR", "0.3"], "OPTIM.LR"), (["OPTIM.MAX_EPOCH", "4"], "OPTIM.MAX_EPOCH 2 -> 4")):
+        status, said = call(opts=opts)
+        assert status == 2
+        assert "holds a run with other settings" in said
+        assert named in said
+    assert metrics(tmp_path / "run")["epoch"] == 2
+    assert call() == (0, "")  # the same settings: complete, evaluated again
+
+
+@pytest.mark.parametrize(
+    ("args", "opts", "expected"),
+    [
+        ([], ["OPTIM.MAX_EPOCH", "0"], "MAX_EPOCH is 0"),
+        ([], ["TEST.FINAL_MODEL", "best"], "FINAL_MODEL is 'best'"),
+        ([], ["TRAINER.APEX.BETA", "-1.0"], "BETA -1.0"),
+        (["--seeds", "1-2"], [], "exclude each other"),
+        (["--load-epoch", "2"], [], "--load-epoch 2"),
+    ],
+)
+def test_contradictions_are_answered(call, args, opts, expected):
+    status, said = call(*args, opts=opts)
+    assert status == 2
+    assert expected in said
+
+
+def test_a_class_just_trained_on_is_seen_whatever_came_before(call, tmp_path):
+    assert call()[0] == 0
+    start = str(tmp_path / "run" / "VLPromptLearner" / "model.pth.tar-2")
+    assert call(out="next", opts=["MODEL.INIT_WEIGHTS", start, "DATASET.SUBSAMPLE_CLASSES", "new"])[0] == 0
+    assert metrics(tmp_path / "next")["apex"]["alpha"] == [1.0]
+
+
+def test_an_unreadable_image_is_named_by_workers_too(tmp_path, call):
+    from dataset_trees import eurosat
+
+    eurosat(tmp_path / "data")
+    for image in (tmp_path / "data" / "eurosat" / "2750" / "AnnualCrop").iterdir():
+        image.write_bytes(image.read_bytes()[:40])
+    status, said = call(root=tmp_path / "data", opts=["DATALOADER.NUM_WORKERS", "1"])
+    assert status == 2
+    assert "AnnualCrop" in said
+    assert "Traceback" not in said

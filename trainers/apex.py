@@ -123,6 +123,8 @@ class APEXMethod(Method):
         _check_choice("ENSEMBLE", ensemble, ENSEMBLES)
         if fixed_alpha is not None and not 0 <= fixed_alpha <= 1:
             raise ValueError(f"FIXED_ALPHA is {fixed_alpha}, but must lie in [0, 1] (or be -1 for the adaptive alpha)")
+        if beta < 0 or eps < 0 or n_text < 1:
+            raise ValueError(f"BETA {beta} and EPS {eps} must not be negative, and N_CTX_TEXT {n_text} at least 1")
         self.beta, self.eps, self.fixed_alpha = beta, eps, fixed_alpha
         self.mix_text = ensemble in ("both", "text")
         self.mix_images = ensemble in ("both", "visual")
@@ -142,6 +144,10 @@ class APEXMethod(Method):
             self.names = (*self.names, *FROZEN_PROMPT_NAMES)
         self.frozen_image_prompts = image_prompts(backbone, depth_vision if official else 0, n_vision, trainable=False)
         self.frozen_text_prompts = text_prompts(backbone, depth_text if official else 1, n_text, trainable=False)
+
+    def begin_training(self) -> None:
+        """The classes that are trained on are this model's own, whatever a checkpoint to start from was trained on."""
+        self.trained_tokens = self.tokens.clone()
 
     def adapter_input(self) -> Tensor:
         """`t_pre` (C, E): features of the sentences with the learned context, before the adapter."""

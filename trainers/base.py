@@ -3,6 +3,7 @@ forward and backward, checkpoints.
 """
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -18,15 +19,19 @@ from clip.backbone import Backbone, load_backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
-from dassl.engine.record import plain
+from dassl.engine.record import NOT_HASHED, plain
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, stream_seed
+from dassl.utils.torchtools import last_checkpoint
 from trainers.kept_features import kept_features, without_pixels
 from trainers.method import Method
 from trainers.stacked import loss_and_gradients
 from trainers.templates import DEFAULT, fill
 
 logger = logging.getLogger(__name__)
+
+FINAL_MODELS = ("last_step", "best_val")
+NOT_COMPARED = ("TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.NO_TEST")  # may change when a run is resumed
 
 
 @lru_cache(maxsize=2)
@@ -91,12 +96,38 @@ class MethodTrainer(TrainerX):
         return self.cfg.TRAINER[self.node]
 
     def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse an unknown precision before anything is loaded."""
+        """Refuse what cannot run before anything is loaded: an unknown precision, no epochs, an unknown final model."""
         if cfg.TRAINER[self.node].PREC not in PRECISIONS:
             raise ValueError(
                 f"TRAINER.{self.node}.PREC is {cfg.TRAINER[self.node].PREC!r}, but must be one of "
                 f"{', '.join(PRECISIONS)}"
             )
+        if cfg.OPTIM.MAX_EPOCH < 1:
+            raise ValueError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH}, but must be at least 1")
+        if cfg.TEST.FINAL_MODEL not in FINAL_MODELS:
+            raise ValueError(f"TEST.FINAL_MODEL is {cfg.TEST.FINAL_MODEL!r}, but must be one of {FINAL_MODELS}")
+
+    def set_model_mode(self, mode: str = "train", names=None) -> None:
+        """Set the mode of what is registered; constants of training are computed in the run's precision."""
+        with self.precision.autocast():
+            super().set_model_mode(mode, names)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Go on with an interrupted run of this configuration; returns the epochs that it has completed.
+
+        Raises:
+            ValueError: the folder holds a run with other settings (each is named).
+        """
+        for name in self.get_model_names():
+            path = last_checkpoint(os.path.join(directory, name))
+            kept = load_checkpoint(path).get("config") if path else None
+            other = [] if kept is None else differences(kept, plain(self.cfg))
+            if other:
+                raise ValueError(
+                    f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
+                    "--output-dir, or delete that one"
+                )
+        return super().resume_model_if_exist(directory)
 
     def build_data_loader(self) -> None:
         """Load the backbone, fill the INPUT keys from it, then build the loaders."""
@@ -114,7 +145,8 @@ class MethodTrainer(TrainerX):
         with torch.random.fork_rng():
             if self.cfg.SEED >= 0:
                 torch.manual_seed(stream_seed(self.cfg.SEED, "init"))
-            self.model = self.build_method(self.backbone, classnames).to(self.device).eval()
+            with self.precision.autocast():
+                self.model = self.build_method(self.backbone, classnames).to(self.device).eval()
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
@@ -196,7 +228,8 @@ class MethodTrainer(TrainerX):
 
     def extra_metrics(self) -> dict:
         """What the method reports of itself, for metrics.json."""
-        return self.model.report()
+        with self.precision.autocast():
+            return self.model.report()
 
     def checkpoint_extras(self) -> dict:
         """What a checkpoint says of its run beside the weights; plain data."""
@@ -245,6 +278,18 @@ class MethodTrainer(TrainerX):
             return state if trained is None else self.model.state_for_classes(state, list(trained))
         except ValueError as error:
             raise ValueError(f"{path} was {error}") from error
+
+
+def differences(kept: Mapping, own: Mapping, prefix: str = "") -> list[str]:
+    """Settings, as `KEY old -> new`, in which two plain configurations differ and which change what a run computes."""
+    found = []
+    for key in sorted(kept.keys() & own.keys()):
+        name = f"{prefix}{key}"
+        if isinstance(own[key], Mapping) and isinstance(kept[key], Mapping):
+            found += differences(kept[key], own[key], f"{name}.")
+        elif kept[key] != own[key] and name not in (*NOT_HASHED, *NOT_COMPARED):
+            found.append(f"{name} {kept[key]!r} -> {own[key]!r}")
+    return found
 
 
 def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
