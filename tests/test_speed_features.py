@@ -16,6 +16,7 @@ from trainers.kept_features import KeptFeatures, shrink
 from trainers.method import Method
 
 NAMES = sorted(name for name in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(name).__module__ != "toys")
+KEEP = {"TEST.CACHE_FEATURES": "True"}
 
 
 @pytest.fixture
@@ -60,7 +61,9 @@ def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
 
 def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosat_root, tmp_path, features):
     def run(name: str, alpha: str) -> torch.Tensor:
-        return say(conformance.make(name, eurosat_root, tmp_path / name, **{"TRAINER.APEX.FIXED_ALPHA": alpha}))[0]
+        return say(
+            conformance.make(name, eurosat_root, tmp_path / name, **KEEP, **{"TRAINER.APEX.FIXED_ALPHA": alpha})
+        )[0]
 
     run("APEX", "1.0")
     assert not features.exists()  # the frozen branch has weight 0
@@ -76,7 +79,7 @@ def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosa
 
 def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, tmp_path, features):
     def path(root=eurosat_root, precision="fp32", **more) -> Path:
-        trainer = conformance.make("ZeroshotCLIP", root, tmp_path / "run", precision=precision, **more)
+        trainer = conformance.make("ZeroshotCLIP", root, tmp_path / "run", precision=precision, **KEEP, **more)
         return kept_features.kept_features(trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision).path
 
     first = path()
@@ -88,7 +91,7 @@ def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, t
         path(**{"DATALOADER.TEST.BATCH_SIZE": "5"}),
     }
     assert len(others - {first}) == 4
-    trainer = conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / "run")
+    trainer = conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / "run", **KEEP)
     touched = trainer.test_loader.dataset.data_source[0].impath
     before = os.stat(touched)
     os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
