@@ -45,5 +45,7 @@ class Bar:
         self.bar.set_description_str(f"{self.over}/{len(self.work)} runs{failed}")
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Leave the bar as it is; full, if every run is over."""
+        if self.over == len(self.work):
+            self.bar.update(self.bar.total - self.bar.n)
         self.bar.close()

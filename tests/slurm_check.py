@@ -13,7 +13,7 @@ from sweep import slurm
 from sweep.plan import Setting, base2new
 
 
-def wait_for(condition, seconds: float = 240.0) -> None:
+def wait_for(condition, seconds: float = 400.0) -> None:
     """Wait until a condition holds; TimeoutError if it never does."""
     deadline = time.monotonic() + seconds
     while not condition():

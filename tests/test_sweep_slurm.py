@@ -121,7 +121,7 @@ def test_a_real_slurm(tmp_path, repo_root):
     line = ["scripts/dev/slurm_local.sh", sys.executable, "tests/slurm_check.py", str(tmp_path / "data"), str(tmp_path)]
     paths = os.pathsep.join([str(repo_root), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths}
-    done = subprocess.run(line, cwd=repo_root, capture_output=True, text=True, timeout=600, env=environment)
+    done = subprocess.run(line, cwd=repo_root, capture_output=True, text=True, timeout=900, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     answers = json.loads((tmp_path / "answers.json").read_text())
     assert answers["preempted"] == {"starts": 2, "resumed": 1, "tested": True, "epochs": 6}
