@@ -38,7 +38,8 @@ def call(monkeypatch, small_weights, eurosat_root, tmp_path):
     monkeypatch.setitem(clip._MODELS, "small", str(small_weights))
 
     def run(name, *args, out="run", opts=()):
-        argv = ["--root", str(eurosat_root), "--seed", "1", "--trainer", name, "--backbone", "small"]
+        argv = ["--root", str(eurosat_root), "--trainer", name, "--backbone", "small"]
+        argv += [] if "--seeds" in args or "--seed" in args else ["--seed", "1"]
         argv += ["--dataset-config-file", str(EUROSAT), "--output-dir", str(tmp_path / out), *args]
         argv += ["INPUT.SIZE", "(32, 32)", "DATALOADER.NUM_WORKERS", "0", "OPTIM.MAX_EPOCH", "2", "OPTIM.NAME", "sgd"]
         argv += ["DATALOADER.TRAIN_X.BATCH_SIZE", "4", "DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base"]
