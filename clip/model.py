@@ -27,11 +27,11 @@ class LayerNorm(nn.LayerNorm):
 
 
 class QuickGELU(nn.Module):
-    """The sigmoid approximation of GELU that the released models were trained with: x * sigmoid(1.702 x)."""
+    """The sigmoid approximation of GELU that the released models were trained with."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Elementwise; through SiLU, which keeps one tensor for the backward pass instead of two."""
-        return F.silu(1.702 * x) / 1.702
+        """Elementwise x * sigmoid(1.702 x)."""
+        return x * torch.sigmoid(1.702 * x)
 
 
 class Attention(nn.Module):
