@@ -235,7 +235,7 @@ def markdown(record: dict) -> str:
     on = record["machine"]
     versions = ", ".join(f"{name} {value}" for name, value in on["versions"].items())
     lines = [
-        f"{on['date']}: {on['device']}, {on['processor']} ({on['instructions']}), {on['threads']} of {on['cores']} "
+        f"{on['date']}: {on['device']}, {on['processor']}, {on['threads']} of {on['cores']} "
         f"cores, load {on['load']}, {on['system']}; {versions}; commit {on['commit']}.",
         f"`{record['command']}`",
     ]

@@ -15,7 +15,7 @@ import torch
 
 from dassl.engine.record import commit, versions
 from dassl.utils import available_cpus
-from dassl.utils.torchtools import device_name
+from dassl.utils.torchtools import device_name, processor_name
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux
 
@@ -71,20 +71,12 @@ def _resident(name: str) -> int:
     return 1024 * int(re.search(rf"{name}:\s+(\d+)", STATUS.read_text())[1])
 
 
-def processor() -> str:
-    """The name of the processor."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def machine(device: torch.device) -> dict[str, object]:
     """What the numbers were measured on and with."""
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "device": device_name(device),
-        "processor": processor(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "processor": processor_name(),
         "cores": available_cpus(),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1),

@@ -15,8 +15,8 @@ from trainers import kept_features
 from trainers.kept_features import KeptFeatures, shrink
 from trainers.method import Method
 
+OFF = {"TEST.CACHE_FEATURES": "False"}
 NAMES = sorted(name for name in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(name).__module__ != "toys")
-KEEP = {"TEST.CACHE_FEATURES": "True"}
 
 
 @pytest.fixture
@@ -44,8 +44,8 @@ def say(trainer) -> tuple[torch.Tensor, bool]:
 def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
     new = {"DATASET.SUBSAMPLE_CLASSES": "new"}
     without, first, again = (
-        conformance.make(name, eurosat_root, tmp_path / run, **{"TEST.CACHE_FEATURES": keep}, **new)
-        for run, keep in (("a", "False"), ("b", "True"), ("c", "True"))
+        conformance.make(name, eurosat_root, tmp_path / run, **new, **more)
+        for run, more in (("a", OFF), ("b", {}), ("c", {}))
     )
     expected, _ = say(without)
     assert not features.exists()
@@ -61,9 +61,7 @@ def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
 
 def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosat_root, tmp_path, features):
     def run(name: str, alpha: str) -> torch.Tensor:
-        return say(
-            conformance.make(name, eurosat_root, tmp_path / name, **KEEP, **{"TRAINER.APEX.FIXED_ALPHA": alpha})
-        )[0]
+        return say(conformance.make(name, eurosat_root, tmp_path / name, **{"TRAINER.APEX.FIXED_ALPHA": alpha}))[0]
 
     run("APEX", "1.0")
     assert not features.exists()  # the frozen branch has weight 0
@@ -77,9 +75,9 @@ def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosa
     assert list(features.glob("*.npy")) == [file]
 
 
-def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, tmp_path, features):
+def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, tmp_path, features, monkeypatch):
     def path(root=eurosat_root, precision="fp32", **more) -> Path:
-        trainer = conformance.make("ZeroshotCLIP", root, tmp_path / "run", precision=precision, **KEEP, **more)
+        trainer = conformance.make("ZeroshotCLIP", root, tmp_path / "run", precision=precision, **more)
         return kept_features.kept_features(trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision).path
 
     first = path()
@@ -91,7 +89,10 @@ def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, t
         path(**{"DATALOADER.TEST.BATCH_SIZE": "5"}),
     }
     assert len(others - {first}) == 4
-    trainer = conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / "run", **KEEP)
+    trainer = conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32)
+        assert path() != first
     touched = trainer.test_loader.dataset.data_source[0].impath
     before = os.stat(touched)
     os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
@@ -100,6 +101,34 @@ def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, t
     trainer.test_loader.dataset.transform = lambda image: image  # does not say what it does
     arguments = trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision
     assert kept_features.kept_features(*arguments) is None
+
+
+def test_images_that_a_trainer_or_a_method_has_changed_are_encoded(eurosat_root, tmp_path, features, monkeypatch):
+    def zero_shot(run: str, **more: str):
+        return conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / run, **more)
+
+    plain, _ = say(zero_shot("plain"))
+    (file,) = features.glob("*.npy")
+    changed, trainer = zero_shot("a", **OFF), zero_shot("b")
+
+    class Brighter(type(trainer)):
+        def model_inference(self, images):
+            return super().model_inference(images + 1)
+
+    changed.__class__ = trainer.__class__ = Brighter
+    expected, _ = say(changed)
+    assert not torch.equal(expected, plain)
+    logits, read = say(trainer)
+    assert read
+    assert torch.equal(logits, expected)
+
+    trainer = zero_shot("c")
+    usual = type(trainer.model).image_features
+    monkeypatch.setattr(type(trainer.model), "reads_pixels", True)
+    for change in (lambda images: images + 1, lambda images: images.add_(1)):
+        monkeypatch.setattr(type(trainer.model), "image_features", lambda m, x, f=change: usual(m, f(x)))
+        assert torch.equal(say(trainer)[0], expected)
+    assert list(features.glob("*.npy")) == [file]
 
 
 def fill(path: Path, value: float, rows=((0, 1), (2,))) -> KeptFeatures:

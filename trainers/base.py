@@ -31,6 +31,7 @@ from trainers.templates import DEFAULT, fill
 logger = logging.getLogger(__name__)
 
 FINAL_MODELS = ("last_step", "best_val")
+HANDLES_IMAGES = ("parse_batch_test", "model_inference")  # what stands between a loader and a method
 NOT_COMPARED = ("TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.NO_TEST")  # may change when a run is resumed
 
 
@@ -208,8 +209,11 @@ class MethodTrainer(TrainerX):
 
     def evaluation_batches(self, loader: DataLoader) -> Iterator[dict]:
         """The batches; what the plain image tower makes of them is read from the disk, or kept there (see
-        `trainers.kept_features`). Images that the method then needs no more are not even read."""
-        kept = self.model.kept = kept_features(self.cfg, loader, self.model.backbone, self.precision)
+        `trainers.kept_features`). Images that the method then needs no more are not even read. A trainer that takes
+        batches or images in hand itself gets them as they are."""
+        usual = all(getattr(type(self), name) is getattr(MethodTrainer, name) for name in HANDLES_IMAGES)
+        kept = kept_features(self.cfg, loader, self.model.backbone, self.precision) if usual else None
+        self.model.kept = kept
         spared = kept is not None and not self.model.reads_pixels and kept.known is not None
         try:
             for batch in without_pixels(loader) if spared else loader:
@@ -223,6 +227,8 @@ class MethodTrainer(TrainerX):
 
     def model_inference(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, C)."""
+        if self.model.kept is not None:
+            self.model.kept.feed(images)
         with self.precision.autocast():
             return self.model(images)
 

@@ -1,9 +1,10 @@
 """What the plain image tower makes of a list of images, kept on disk: it is the same for every seed and every method.
 
 A file belongs to one list of files (path, size, time of change) under one transform, through one image tower, in one
-precision and batch size, by one version of the code and its libraries; so what is read is what would be computed. The
-folder is bounded: what was not read for longest goes first. Files appear whole or not at all, and any number of
-processes may use the folder.
+precision and batch size, by one version of the code and its libraries on one kind of processor; so what is read is what
+would be computed. Only features of the loader's own images are kept or read: what a method makes of images that it has
+changed is computed. The folder is bounded: what was not read for longest goes first. Files appear whole or not at all,
+and any number of processes may use the folder.
 
 Shape legend: N images of the list, B images of a batch, E embedding width.
 """
@@ -25,15 +26,16 @@ from yacs.config import CfgNode
 import clip
 import dassl.data
 from clip.backbone import Backbone
-from clip.precision import Precision
+from clip.precision import Precision, tf32_state
 from clip.weights import default_cache
 from dassl.data.data_manager import DatasetWrapper
-from dassl.engine.record import plain, versions
+from dassl.engine.record import installed, plain, versions
 from dassl.utils import atomic_write
-from dassl.utils.torchtools import device_name
+from dassl.utils.torchtools import device_name, processor_name
 
 logger = logging.getLogger(__name__)
 
+TOWERS = "open_clip_torch", "timm", "transformers"  # packages that image towers come from
 LIMIT = 2 * 2**30  # bytes of the folder
 
 
@@ -52,11 +54,13 @@ class KeptFeatures:
 
     Attributes:
         rows: which images of the list the current batch consists of, (B,).
+        fed: the current batch's images on the device, as the loader gave them, (B, 3, H, W).
     """
 
     def __init__(self, locate: Callable[[], Path], count: int, width: int):
         self.shape = count, width
-        self.rows = torch.empty(0)
+        self.rows = self.fed = torch.empty(0)
+        self._version = 0
         self._locate = locate
         self._new: list[tuple[Tensor, Tensor]] = []
 
@@ -77,6 +81,14 @@ class KeptFeatures:
             return None
         logger.info("Image features of the frozen tower are read from %s", self.path)
         return torch.from_numpy(array)
+
+    def feed(self, images: Tensor) -> None:
+        """Note the current batch's images."""
+        self.fed, self._version = images, images._version
+
+    def has(self, images: Tensor) -> bool:
+        """Whether these are the current batch's images, unchanged."""
+        return images is self.fed and images._version == self._version
 
     def of_batch(self, compute: Callable[[], Tensor], device: torch.device) -> Tensor:
         """Features (B, E) of the current batch on a device: the known ones, else computed and noted."""
@@ -130,8 +142,9 @@ def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precisio
 
     def locate() -> Path:
         settings = {
-            "by": [_code(), versions(), device_name(backbone.device), torch.backends.cpu.get_cpu_capability()],
-            "precision": precision.name,
+            "by": [_code(), versions(), installed(*TOWERS)],
+            "on": [device_name(backbone.device), processor_name(), torch.get_num_threads()],
+            "precision": [precision.name, tf32_state()],
             "weights": backbone.image_fingerprint(),
             "transform": [shown, plain(cfg.INPUT), loader.batch_size],
             "files": [_identity(item.impath) for item in data.data_source],

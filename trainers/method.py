@@ -22,6 +22,7 @@ IMAGE_PROMPT_NAMES: Names = (
 )
 TEXT_PROMPT_NAMES: Names = ((r"text_prompts\.tokens\.(\d+)", r"text_encoder.transformer.resblocks.\1.VPT_shallow"),)
 CONTEXT_NAMES: Names = ((r"context\.vectors", "prompt_learner.ctx"),)
+READS_IMAGES = {"plain_image_features", "image_features", "forward"}
 
 
 def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Method(nn.Module):
         part: what those names begin with, and what an official checkpoint that holds only this part leaves out.
         owns_classes: whether the learned state belongs to the classes it was trained on.
         reads_pixels: whether evaluation needs images, not only their features in the plain tower. A class that writes
-            its own `image_features` or `forward` does, unless it says otherwise.
+            its own `plain_image_features`, `image_features` or `forward` does, unless it says otherwise.
     """
 
     names: Names = ()
@@ -51,7 +52,7 @@ class Method(nn.Module):
 
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
-        if "reads_pixels" not in vars(cls) and {"image_features", "forward"} & vars(cls).keys():
+        if "reads_pixels" not in vars(cls) and READS_IMAGES & vars(cls).keys():
             cls.reads_pixels = True
 
     def __init__(self, backbone: Backbone, classnames: list[str]):
@@ -75,7 +76,9 @@ class Method(nn.Module):
         def compute() -> Tensor:
             return full(self.backbone.encode_image(images))
 
-        return compute() if self.kept is None else self.kept.of_batch(compute, self.backbone.device)
+        if self.kept is None or not self.kept.has(images):
+            return compute()
+        return self.kept.of_batch(compute, self.backbone.device)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W)."""

@@ -122,7 +122,7 @@ DEFAULTS.TEST = CN(
         "NO_TEST": False,
         "SPLIT": "test",
         "FINAL_MODEL": "last_step",  # last_step or best_val
-        "CACHE_FEATURES": False,  # features of frozen towers may be kept on disk, where a trainer does that
+        "CACHE_FEATURES": True,  # features of frozen towers may be kept on disk, where a trainer does that
     }
 )
 

@@ -1,5 +1,6 @@
 """``metrics.json``: all that a table needs to know of one evaluation, without its log."""
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -64,13 +65,17 @@ def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:
 @functools.cache
 def versions() -> dict[str, str | None]:
     """Return the versions of what the numbers may depend on; None for what is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    for package in ("torch", "torchvision", "numpy", "pillow"):
-        try:
+    found = installed("torchvision", "numpy", "pillow")
+    return {"python": platform.python_version(), "torch": torch.__version__, **found, "dassl": dassl.__version__}
+
+
+def installed(*packages: str) -> dict[str, str | None]:
+    """Return the versions of packages; None for what is not installed."""
+    found: dict[str, str | None] = dict.fromkeys(packages)
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            found[package] = None
-    return {**found, "torch": torch.__version__, "dassl": dassl.__version__}
+    return found
 
 
 @functools.cache

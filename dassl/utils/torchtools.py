@@ -9,15 +9,18 @@ A checkpoint is one file of plain data (tensors, numbers, strings, lists, dictio
 Files of Dassl also hold the successor scheduler, with its optimiser, and NumPy numbers: reading allows just these.
 """
 
+import functools
 import logging
 import os
 import pickle
+import platform
 import re
 import resource
 import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -47,6 +50,15 @@ def on_gpu(device: torch.device) -> bool:
 def device_name(device: torch.device) -> str:
     """Return the device, with the model of a GPU."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if on_gpu(device) else str(device)
+
+
+@functools.cache
+def processor_name() -> str:
+    """Return the model of the CPU, and the instructions that PyTorch uses of it: what decides how it rounds."""
+    info = Path("/proc/cpuinfo")  # of Linux
+    found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
+    name = found[1] if found else platform.processor() or platform.machine()
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def reset_peak_memory(device: torch.device) -> None:
