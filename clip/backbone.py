@@ -6,8 +6,9 @@ width.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import lru_cache, partial
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -39,6 +40,8 @@ class Backbone(nn.Module):
         halve: converts the weights in place for half precision.
 
     Attributes:
+        digest: `weights_digest` of the weights as `load_backbone` read them, before any change of precision; empty for
+            a backbone that was made otherwise.
         parts: sees to it that what the towers keep for the backward pass fits into memory.
         plain_images: whether the image tower is the model's own, with nothing added to its blocks.
     """
@@ -67,6 +70,7 @@ class Backbone(nn.Module):
         self.resize_mode = resize_mode
         self.halve = halve
         self._tokenize = tokenize
+        self.digest = ""
         self.parts = Parts()
         self.plain_images = True
 
@@ -152,10 +156,6 @@ class Backbone(nn.Module):
         other.parts = Parts(limit)
         return other
 
-    def image_fingerprint(self) -> str:
-        """A hash of the image tower's weights, in the formats that they are held in."""
-        return _fingerprint(self.model.visual)
-
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (N, context length) on the backbone's device.
 
@@ -186,13 +186,18 @@ class Backbone(nn.Module):
         return self.parts.encode("sentences", partial(towers.encode_text, self.text), (embeddings, end), prompts)
 
 
-@lru_cache(maxsize=4)
-def _fingerprint(module: nn.Module) -> str:
-    """SHA-256 of the names and values of a frozen module's state."""
-    digest = hashlib.sha256()
-    for name, value in module.state_dict().items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+def weights_digest(model: nn.Module) -> str:
+    """SHA-256 over the names and values of a model's weights: the same whatever file format they came in."""
+    state = model.state_dict()
+    with ThreadPoolExecutor() as pool:  # hashing does not hold the interpreter's lock
+        digests = pool.map(_tensor_digest, state.values())
+        parts = [f"{name} {digest}" for name, digest in zip(state, digests, strict=True)]
+    return hashlib.sha256("\n".join(sorted(parts)).encode()).hexdigest()
+
+
+def _tensor_digest(value: Tensor) -> str:
+    digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -221,13 +226,20 @@ def load_backbone(name: str, path: str = "") -> Backbone:
         path: the weights file, or a folder that holds (or receives) the named model's file; empty for the default.
 
     Raises:
-        ValueError: unknown name (with the nearest known one), or a file that holds another kind of model.
+        ValueError: unknown name (with the nearest known one), or a file that holds another model than is named.
         FileNotFoundError: `path` does not exist.
         DownloadError: a download failed; says what to put where.
     """
+    backbone = _load(name, path)
+    backbone.digest = weights_digest(backbone.model)
+    return backbone
+
+
+def _load(name: str, path: str) -> Backbone:
     if name in clip.available_models() or Path(name).is_file():
-        file = path if path and not Path(path).is_dir() else clip.locate(name, path or None)
-        return _of_openai(name, clip.read_model(file))
+        if path and not Path(path).is_dir():
+            return _of_openai(name, clip.read_model(path, name=name))
+        return _of_openai(name, clip.read_model(clip.locate(name, path or None)))
     if name.isidentifier() and find_spec(f"clip.backbones.{name}"):
         return import_module(f"clip.backbones.{name}").load(path)
     from clip import openclip  # open_clip takes seconds to import: only who asks for it pays

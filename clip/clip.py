@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from clip import weights
-from clip.model import CLIP, from_state_dict
+from clip.model import ARCHITECTURES, CLIP, from_state_dict, require_architecture
 from clip.precision import HOST, convert_weights, default_device
 from clip.simple_tokenizer import END, START, SimpleTokenizer
 
@@ -89,8 +89,15 @@ def _in_openai_conventions(state_dict: Mapping[str, Tensor], design_details: Map
     return conventions.build(state_dict, design_details)
 
 
-def read_model(file: str | Path, build: Callable[[Mapping[str, Tensor]], CLIP] = from_state_dict) -> CLIP:
+def read_model(
+    file: str | Path, build: Callable[[Mapping[str, Tensor]], CLIP] = from_state_dict, name: str = ""
+) -> CLIP:
     """A float32 CLIP from a weights file.
+
+    Args:
+        file: in OpenAI's format.
+        build: makes the model from the file's tensors.
+        name: one of `available_models()`, whose architecture the file has to have; empty for any.
 
     Raises:
         FileNotFoundError: no such file.
@@ -98,6 +105,8 @@ def read_model(file: str | Path, build: Callable[[Mapping[str, Tensor]], CLIP] =
     """
     state_dict = weights.read_state_dict(file)
     try:
+        if name in ARCHITECTURES:
+            require_architecture(state_dict, name)
         return build(state_dict)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from error

@@ -373,6 +373,24 @@ class CLIP(nn.Module):
         return logits, logits.T
 
 
+def _published(
+    embed_dim: int, resolution: int, layers: int | tuple[int, ...], width: int, patch: int | None, text_width: int
+) -> dict:
+    """The arguments of `CLIP` of a released model."""
+    return {
+        "embed_dim": embed_dim,
+        "context_length": 77,
+        "vocab_size": 49408,
+        "transformer_width": text_width,
+        "transformer_heads": _heads(text_width),
+        "transformer_layers": 12,
+        "image_resolution": resolution,
+        "vision_layers": layers,
+        "vision_width": width,
+        "vision_patch_size": patch,
+    }
+
+
 def architecture(state_dict: Mapping[str, Tensor]) -> dict:
     """Read the arguments of `CLIP` from the shapes of an OpenAI-format state dict.
 
@@ -435,6 +453,40 @@ def _resnet_sizes(state_dict: Mapping[str, Tensor]) -> dict:
         "vision_width": state_dict["visual.layer1.0.conv1.weight"].shape[0],
         "vision_patch_size": None,
     }
+
+
+ARCHITECTURES = {  # of the names that stand for one
+    "RN50": _published(1024, 224, (3, 4, 6, 3), 64, None, 512),
+    "RN101": _published(512, 224, (3, 4, 23, 3), 64, None, 512),
+    "RN50x4": _published(640, 288, (4, 6, 10, 6), 80, None, 640),
+    "RN50x16": _published(768, 384, (6, 8, 18, 8), 96, None, 768),
+    "RN50x64": _published(1024, 448, (3, 15, 36, 10), 128, None, 1024),
+    "ViT-B/32": _published(512, 224, 12, 768, 32, 512),
+    "ViT-B/16": _published(512, 224, 12, 768, 16, 512),
+    "ViT-L/14": _published(768, 224, 24, 1024, 14, 768),
+    "ViT-L/14@336px": _published(768, 336, 24, 1024, 14, 768),
+    "tiny-ViT": {**_published(128, 32, 6, 128, 8, 128), "transformer_layers": 3},
+}
+
+
+def require_architecture(state_dict: Mapping[str, Tensor], name: str) -> None:
+    """Refuse an OpenAI-format state dict that is not of the architecture that a name stands for.
+
+    Raises:
+        ValueError: it is another one's (which, or in which sizes it differs), or no OpenAI CLIP's at all.
+    """
+    own, wanted = architecture(state_dict), ARCHITECTURES[name]
+    if own == wanted:
+        return
+    for other, sizes in ARCHITECTURES.items():
+        if own == sizes:
+            raise ValueError(
+                f"this is {other}, but the backbone is named {name}: name it {other}, or give the weights of {name}"
+            )
+    sizes = ", ".join(f"{key} {own[key]} instead of {value}" for key, value in wanted.items() if own[key] != value)
+    raise ValueError(
+        f"this is not {name} ({sizes}): give the weights of {name}, or name the backbone by the path of the file"
+    )
 
 
 def from_state_dict(state_dict: Mapping[str, Tensor], kind: Callable[..., CLIP] = CLIP) -> CLIP:

@@ -22,6 +22,7 @@ from yacs.config import CfgNode
 
 import datasets
 import trainers
+from clip.backbone import Backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import declare_trainer_keys, get_cfg_default, merge_file, merge_opts
 from dassl.data.datasets import DatasetBase, build_dataset
@@ -83,12 +84,13 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def summary(cfg: CfgNode, precision: Precision, dataset: DatasetBase) -> dict:
+def summary(cfg: CfgNode, backbone: Backbone, precision: Precision, dataset: DatasetBase) -> dict:
     """What was probed, as plain data."""
     return {
         "dataset": cfg.DATASET.NAME,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "backbone": cfg.MODEL.BACKBONE.NAME,
+        "backbone_digest": backbone.digest,
         "precision": precision.name,
         "num_classes": dataset.num_classes,
         "num_test": len(dataset.test),
@@ -129,7 +131,7 @@ def run(args: argparse.Namespace) -> dict:
         cfg = fill_input(cfg, backbone)
         dataset = build_dataset(cfg)
         features = dataset_features(cfg, dataset, backbone, precision, output / "features.npz")
-        record = summary(cfg, precision, dataset)
+        record = summary(cfg, backbone, precision, dataset)
         if record["searched_on"] == "test":
             logger.warning("%s has no val list of its own: C is searched on images of the test list", cfg.DATASET.NAME)
         for shots in args.shots:

@@ -45,13 +45,13 @@ def encode(loader: DataLoader, backbone: Backbone, precision: Precision) -> Feat
     return Features(torch.cat(features).numpy(), torch.cat(labels).numpy())
 
 
-def describe(cfg: CfgNode, dataset: DatasetBase, precision: Precision) -> str:
+def describe(cfg: CfgNode, dataset: DatasetBase, backbone: Backbone, precision: Precision) -> str:
     """All that the features depend on, as JSON."""
     lists = split_hash(cfg.DATASET.ROOT, dataset.train_x, dataset.val, dataset.test)
     settings = {
         "dataset": cfg.DATASET.NAME,
         "lists": lists,
-        "backbone": plain(cfg.MODEL.BACKBONE),
+        "backbone": [backbone.name, backbone.digest],
         "precision": precision.name,
         "input": plain(cfg.INPUT),
     }
@@ -75,7 +75,7 @@ def dataset_features(
             f"DATASET.NAME {cfg.DATASET.NAME} has no {missing[0]} list; the linear probe trains on train, chooses its "
             "regularisation on val and is measured on test"
         )
-    description = describe(cfg, dataset, precision)
+    description = describe(cfg, dataset, backbone, precision)
     kept = _read(path, description)
     if kept is not None:
         logger.info("Loading features from %s", path)

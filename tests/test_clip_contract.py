@@ -73,7 +73,7 @@ def _openai_kind(name, folder):
     state = random_state(sizes)
     write(state, folder / file)
     library = build_model_from_openai_state_dict(dict(state)).float()
-    return Kind(name, lambda: load_backbone("ViT-B/16", str(folder / file)), library)
+    return Kind(name, lambda: load_backbone(str(folder / file)), library)
 
 
 def _openclip_kind(name, folder):

@@ -117,17 +117,17 @@ class MethodTrainer(TrainerX):
         """Go on with an interrupted run of this configuration; returns the epochs that it has completed.
 
         Raises:
-            ValueError: the folder holds a run with other settings (each is named).
+            ValueError: the folder holds a run with other settings (each is named), or on other weights.
         """
-        for name in self.get_model_names():
-            path = last_checkpoint(os.path.join(directory, name))
-            kept = load_checkpoint(path).get("config") if path else None
-            other = [] if kept is None else differences(kept, plain(self.cfg))
-            if other:
+        paths = [last_checkpoint(os.path.join(directory, name)) for name in self.get_model_names()]
+        for path in filter(None, paths):
+            checkpoint = load_checkpoint(path)
+            if other := differences(checkpoint.get("config", {}), plain(self.cfg)):
                 raise ValueError(
                     f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
                     "--output-dir, or delete that one"
                 )
+            self._refuse_other_weights(checkpoint, path)
         return super().resume_model_if_exist(directory)
 
     def build_data_loader(self) -> None:
@@ -233,15 +233,16 @@ class MethodTrainer(TrainerX):
             return self.model(images)
 
     def extra_metrics(self) -> dict:
-        """What the method reports of itself, for metrics.json."""
+        """Which weights were used, and what the method reports of itself, for metrics.json."""
         with self.precision.autocast():
-            return self.model.report()
+            return {"backbone_digest": self.backbone.digest, **self.model.report()}
 
     def checkpoint_extras(self) -> dict:
         """What a checkpoint says of its run beside the weights; plain data."""
         return {
             "trainer": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            "backbone_digest": self.backbone.digest,
             "dataset": self.cfg.DATASET.NAME,
             "classnames": list(self.dm.dataset.classnames),
             "config": plain(self.cfg),
@@ -255,8 +256,8 @@ class MethodTrainer(TrainerX):
             epoch: which checkpoint; by default the best where the configuration selects by validation, else the last.
 
         Raises:
-            ValueError: no directory was given, or the checkpoint is another trainer's, backbone's or shape's, or
-                belongs to other classes.
+            ValueError: no directory was given, or the checkpoint is another trainer's, backbone's or shape's, was
+                trained on other weights, or belongs to other classes.
             FileNotFoundError: no such checkpoint (those that are there are named).
         """
         if not self._models:
@@ -276,6 +277,16 @@ class MethodTrainer(TrainerX):
         for key, own in self.checkpoint_extras().items():
             if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
+        self._refuse_other_weights(checkpoint, path)
+
+    def _refuse_other_weights(self, checkpoint: dict, path: str | Path) -> None:
+        """Compare the backbone's weights with those of the checkpoint's run, where it says which they were."""
+        kept, own = checkpoint.get("backbone_digest"), self.backbone.digest
+        if kept and kept != own:
+            raise ValueError(
+                f"{path} was trained on other weights of {self.backbone.name} (digest {kept[:12]}) than this run has "
+                f"loaded (digest {own[:12]}): give the file that it was trained on in MODEL.BACKBONE.PATH"
+            )
 
     def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
         """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""

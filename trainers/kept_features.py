@@ -132,12 +132,12 @@ def shrink(directory: Path, limit: int) -> None:
 def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precision: Precision) -> KeptFeatures | None:
     """The kept features of the images of a loader; None where they cannot be, or are not to be kept.
 
-    They cannot where the images are not read in the usual way, the transform does not say what it does, or the image
-    tower is an adapted one.
+    They cannot where the images are not read in the usual way, the transform does not say what it does, the image tower
+    is an adapted one, or nobody knows which weights it has.
     """
     data, shown = loader.dataset, repr(getattr(loader.dataset, "transform", None))
     usual = type(data) is DatasetWrapper and data.clock is None and " at 0x" not in shown
-    if not (cfg.TEST.CACHE_FEATURES and usual and backbone.plain_images):
+    if not (cfg.TEST.CACHE_FEATURES and usual and backbone.plain_images and backbone.digest):
         return None
 
     def locate() -> Path:
@@ -145,7 +145,7 @@ def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precisio
             "by": [_code(), versions(), installed(*TOWERS)],
             "on": [device_name(backbone.device), processor_name(), torch.get_num_threads()],
             "precision": [precision.name, tf32_state()],
-            "weights": backbone.image_fingerprint(),
+            "weights": backbone.digest,
             "transform": [shown, plain(cfg.INPUT), loader.batch_size],
             "files": [_identity(item.impath) for item in data.data_source],
         }
