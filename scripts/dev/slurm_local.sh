@@ -20,6 +20,11 @@ finish() {
 }
 trap finish EXIT
 
+# Two ports that nobody listens on, so that several may run at once; below those that the system hands out by itself.
+listens() { (: < "/dev/tcp/127.0.0.1/$1") 2> /dev/null; }
+port=$((20000 + RANDOM % 12000))
+while listens "$port" || listens "$((port + 1))"; do port=$((20000 + RANDOM % 12000)); done
+
 head -c 1024 /dev/urandom > "$folder/munge.key"
 chmod 400 "$folder/munge.key"
 munged --foreground --force --key-file "$folder/munge.key" --socket "$folder/munge.socket" \
@@ -34,8 +39,8 @@ SlurmctldHost=$host(127.0.0.1)
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket=$folder/munge.socket
-SlurmctldPort=${SLURM_LOCAL_PORT:-26817}
-SlurmdPort=$((${SLURM_LOCAL_PORT:-26817} + 1))
+SlurmctldPort=$port
+SlurmdPort=$((port + 1))
 StateSaveLocation=$folder/state
 SlurmdSpoolDir=$folder/spool
 SlurmctldPidFile=$folder/slurmctld.pid
