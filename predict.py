@@ -112,13 +112,11 @@ def _configuration(tree: dict):
     """The configuration of a run, frozen, without what belongs to its files."""
     from yacs.config import CfgNode
 
-    import datasets
+    import datasets  # noqa: F401 - registers what is in the folder
     import trainers  # noqa: F401 - registers what is in the folder
-    from dassl.config import declare_trainer_keys, get_cfg_default
+    from dassl.config import declared_cfg
 
-    cfg = get_cfg_default()
-    declare_trainer_keys(cfg)
-    datasets.declare_keys(cfg)
+    cfg = declared_cfg()
     cfg.set_new_allowed(True)
     cfg.merge_from_other_cfg(CfgNode(tree))
     cfg.OUTPUT_DIR = cfg.RESUME = ""

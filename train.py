@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
-MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, ConnectionError)  # answered with one sentence
+MISTAKES = (ValueError, OSError, FloatingPointError)  # answered with one sentence
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,13 +49,11 @@ def build_config(args: argparse.Namespace):
         ValueError: an unknown key or value (with the nearest known ones); a missing --trainer.
         FileNotFoundError: a configuration file is not there.
     """
-    import datasets
-    import trainers  # noqa: F401  (registers what is in the folder)
-    from dassl.config import admit_foreign_keys, declare_trainer_keys, get_cfg_default, merge_file, merge_opts
+    import datasets  # noqa: F401  (registers what is in the folder)
+    import trainers  # noqa: F401
+    from dassl.config import admit_foreign_keys, declared_cfg, merge_file, merge_opts, set_key
 
-    cfg = get_cfg_default()
-    declare_trainer_keys(cfg)
-    datasets.declare_keys(cfg)
+    cfg = declared_cfg()
     if args.trainer:
         admit_foreign_keys(cfg, args.trainer)
     for path in (args.dataset_config_file, args.config_file):
@@ -65,16 +63,17 @@ def build_config(args: argparse.Namespace):
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
         "RESUME": args.resume,
-        "DATASET.SOURCE_DOMAINS": tuple(args.source_domains),
-        "DATASET.TARGET_DOMAINS": tuple(args.target_domains),
-        "INPUT.TRANSFORMS": tuple(args.transforms),
         "TRAINER.NAME": args.trainer,
         "MODEL.BACKBONE.NAME": args.backbone,
         "MODEL.HEAD.NAME": args.head,
     }
     for key, value in flags.items():
         if value:
-            cfg.merge_from_list([key, value])
+            set_key(cfg, key, value)
+    lists = {"SOURCE_DOMAINS": args.source_domains, "TARGET_DOMAINS": args.target_domains}
+    cfg.DATASET.update({key: tuple(names) for key, names in lists.items() if names})
+    if args.transforms:
+        cfg.INPUT.TRANSFORMS = tuple(args.transforms)
     if args.seed >= 0:
         cfg.SEED = args.seed
     merge_opts(cfg, args.opts)
@@ -114,21 +113,6 @@ def run(args: argparse.Namespace) -> float | None:
         close_logger()
 
 
-def parse_seeds(text: str) -> list[int]:
-    """`1-3,7` as [1, 2, 3, 7]; ValueError for anything else, or a seed that is there twice."""
-    seeds = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not (first.isdigit() and (last.isdigit() or not dash)):
-            raise ValueError(f"--seeds {text!r}: write seeds as 1-20 or 1,2,5")
-        seeds += range(int(first), int(last or first) + 1)
-        if last and int(last) < int(first):
-            raise ValueError(f"--seeds {text!r}: {part} runs backwards")
-    if len(set(seeds)) < len(seeds):
-        raise ValueError(f"--seeds {text!r} names a seed twice")
-    return seeds
-
-
 def run_seeds(args: argparse.Namespace) -> list[float | None]:
     """Carry out one command line for several seeds in this process, their training steps computed together.
 
@@ -138,6 +122,7 @@ def run_seeds(args: argparse.Namespace) -> list[float | None]:
     Raises:
         ExceptionGroup: some seeds failed; the others are complete.
     """
+    from results.seeds import parse_seeds
     from trainers.stacked import run_together
 
     def body(seed: int, shown: bool):
@@ -190,6 +175,12 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"--seed {args.seed}: a seed is at least 0")
     if args.load_epoch is not None and not args.model_dir:
         raise ValueError(f"--load-epoch {args.load_epoch} says which checkpoint of --model-dir, which is not given")
+    if args.load_epoch is not None and args.load_epoch < 1:
+        raise ValueError(f"--load-epoch {args.load_epoch}: epochs are counted from 1")
+    if args.resume and not os.path.isdir(args.resume):
+        raise FileNotFoundError(f"--resume {args.resume}: there is no such folder")
+    if os.path.isfile(args.output_dir):
+        raise ValueError(f"--output-dir {args.output_dir} is a file: name a folder")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

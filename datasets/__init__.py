@@ -2,15 +2,11 @@
 
 A file written for Dassl or CoOp (it registers its class in `DATASET_REGISTRY`) can be dropped in as it is. A class
 may name configuration keys of its own, which live under `DATASET`, in a class attribute `CONFIG` (key -> default);
-`declare_keys` puts all of them into a configuration before files are merged into it.
+`dassl.config.declared_cfg` has all of them.
 """
 
 import importlib
 from pathlib import Path
-
-from yacs.config import CfgNode
-
-from dassl.data.datasets import DATASET_REGISTRY
 
 COMMANDS = ("check", "prepare")  # run by `python -m datasets.<name>`, hence not imported with the package
 
@@ -31,25 +27,6 @@ def _import_modules(folder: Path) -> list[str]:
                 "mend it or move it out of the folder"
             ) from error
     return names
-
-
-def declare_keys(cfg: CfgNode) -> None:
-    """Put the keys that registered data sets declare in `CONFIG` under `cfg.DATASET`, in place.
-
-    A key that is there already keeps its value. Two data sets may share a key only with the same default.
-    """
-    declared: dict[str, tuple[str, object]] = {}
-    for name in DATASET_REGISTRY.registered_names():
-        for kind in reversed(DATASET_REGISTRY.get(name).__mro__):
-            for key, default in vars(kind).get("CONFIG", {}).items():
-                first, known = declared.setdefault(key, (kind.__name__, default))
-                if known != default:
-                    raise ValueError(
-                        f"DATASET.{key}: {first} declares the default {known!r}, {kind.__name__} {default!r}"
-                    )
-    for key, (_, default) in declared.items():
-        if key not in cfg.DATASET:
-            cfg.DATASET[key] = default
 
 
 _import_modules(Path(__file__).parent)

@@ -4,11 +4,10 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from dassl.config import get_cfg_default, merge_file
+from dassl.config import declared_cfg, merge_file
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils import did_you_mean
 
-from . import declare_keys
 from .fewshot import FewShotDataset
 
 YAML_FOLDER = Path(__file__).resolve().parents[1] / "configs" / "datasets"
@@ -29,8 +28,7 @@ def configuration(name: str, root: str) -> CfgNode:
 
     Raises ValueError with the nearest names if there is none, or if it is not built on the few-shot base class.
     """
-    cfg = get_cfg_default()
-    declare_keys(cfg)
+    cfg = declared_cfg()
     known = stems()
     if name.endswith((".yaml", ".yml")):
         merge_file(cfg, name)

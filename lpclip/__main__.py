@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 from yacs.config import CfgNode
 
-import datasets
+import datasets  # noqa: F401 - registers what is in the folder
 import trainers
 from clip.backbone import Backbone
 from clip.precision import PRECISIONS, Precision
-from dassl.config import declare_trainer_keys, get_cfg_default, merge_file, merge_opts
+from dassl.config import declared_cfg, merge_file, merge_opts
 from dassl.data.datasets import DatasetBase, build_dataset
 from dassl.engine.record import versions
 from dassl.utils import log_to_stdout, setup_logger, write_json
@@ -66,9 +66,7 @@ def build_config(args: argparse.Namespace) -> CfgNode:
     Raises:
         ValueError: an unknown key or value; shots or runs below 1; shots in the configuration.
     """
-    cfg = get_cfg_default()
-    declare_trainer_keys(cfg)
-    datasets.declare_keys(cfg)
+    cfg = declared_cfg()
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)

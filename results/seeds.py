@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from `1-20`, `3` or `1-3,7`, each once, in that order; ValueError for anything else."""
+    """Seeds from `1-20`, `3` or `1-3,7`, in that order; ValueError for anything else, or a seed that is there twice."""
     seeds: list[int] = []
     for part in text.split(","):
         match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
@@ -13,7 +13,9 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if first > last:
             raise ValueError(f"--seeds {text}: {part!r} is no seed and no range such as 1-3")
         seeds += range(first, last + 1)
-    return tuple(dict.fromkeys(seeds))
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"--seeds {text} names a seed twice")
+    return tuple(seeds)
 
 
 def numbers(values: Iterable[int]) -> str:

@@ -10,8 +10,8 @@ from PIL import Image
 from scipy.io import savemat
 from yacs.config import CfgNode
 
-import datasets
-from dassl.config import get_cfg_default
+import datasets  # noqa: F401 - registers what is in the folder
+from dassl.config import declared_cfg
 from dassl.data.datasets import DatasetBase, build_dataset
 
 PER_CLASS = 10
@@ -28,8 +28,7 @@ NAMES = ["tench", "goldfish", "great white shark", "tiger shark"]
 
 
 def config(name: str, root: Path, shots: int = -1, seed: int = 1, subsample: str = "all") -> CfgNode:
-    cfg = get_cfg_default()
-    datasets.declare_keys(cfg)
+    cfg = declared_cfg()
     cfg.DATASET.NAME = name
     cfg.DATASET.ROOT = str(root)
     cfg.DATASET.NUM_SHOTS = shots

@@ -15,6 +15,7 @@ from dassl.config import (
     merge_opts,
 )
 from dassl.engine import TRAINER_REGISTRY
+from dassl.engine.record import config_hash
 
 
 def test_defaults_are_a_copy_of_a_yacs_tree():
@@ -48,6 +49,39 @@ def test_trainers_declare_their_keys(monkeypatch):
     assert nodes["MINE"].PREC == "fp16"
 
 
+def test_whole_numbers_are_floats_and_names_too(tmp_path):
+    cfg = get_cfg_default()
+    merge_opts(cfg, ["OPTIM.LR", "1", "OUTPUT_DIR", "123", "DATASET.ROOT", "'a b'", "DATASET.NAME", "True"])
+    assert (cfg.OPTIM.LR, type(cfg.OPTIM.LR)) == (1.0, float)
+    assert (cfg.OUTPUT_DIR, cfg.DATASET.ROOT, cfg.DATASET.NAME) == ("123", "a b", "True")
+    merge_file(cfg, _yaml(tmp_path, "OPTIM:\n  LR: 2\n"))
+    assert (cfg.OPTIM.LR, type(cfg.OPTIM.LR)) == (2.0, float)
+    with pytest.raises(ValueError, match=r"OPTIM.MAX_EPOCH: Type mismatch"):
+        merge_opts(cfg, ["OPTIM.MAX_EPOCH", "1.5"])
+    with pytest.raises(ValueError, match="--eval-only stands among the KEY VALUE pairs"):
+        merge_opts(cfg, ["--eval-only"])
+
+
+def test_other_trainers_leave_the_configuration_hash_alone(monkeypatch):
+    """Their nodes and keys come and go without making a finished run another one; its own do not."""
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Base", type("Base", (), {"CONFIG": {"BASE": CfgNode({"W": 1.0})}}))
+    base = TRAINER_REGISTRY.get("Base")
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Own", type("Own", (base,), {"CONFIG": {"OWN": CfgNode({"A": 1})}}))
+    cfg = get_cfg_default()
+    declare_trainer_keys(cfg)
+    cfg.TRAINER.NAME = "Own"
+    before = config_hash(cfg)
+    other = type("Other", (), {"CONFIG": {"OTHER": CfgNode({"B": 1})}})
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Other", other)
+    declare_trainer_keys(cfg)
+    merge_opts(cfg, ["TRAINER.OTHER.B", "2", "TRAIN.PRINT_FREQ", "7"])
+    assert config_hash(cfg) == before
+    for key, value in (("TRAINER.OWN.A", "2"), ("TRAINER.BASE.W", "2"), ("OPTIM.LR", "1")):
+        changed = cfg.clone()
+        merge_opts(changed, [key, value])
+        assert config_hash(changed) != before
+
+
 def _yaml(folder, text):
     path = folder / "some.yaml"
     path.write_text(text)
@@ -70,7 +104,7 @@ def test_merge_file_follows_yacs(tmp_path):
     [
         ("OPTIM:\n  LRR: 0.1\n", r'some\.yaml: unknown configuration key "OPTIM.LRR": do you mean \[.*OPTIM\.LR'),
         ("OPTIMM:\n  LR: 0.1\n", r'some\.yaml: unknown configuration key "OPTIMM.LR"'),
-        ("OPTIM:\n  LR: 1\n", r"some\.yaml: .*OPTIM\.LR"),
+        ("OPTIM:\n  LR: high\n", r"some\.yaml: .*OPTIM\.LR"),
         ("OPTIM: 3\n", r"(?s)some\.yaml: .*config key: OPTIM"),
         ("SEED:\n  A: 3\n", r"some\.yaml: .*SEED"),
         ("OPTIM: [\n", r"some\.yaml is no configuration file"),

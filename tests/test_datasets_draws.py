@@ -14,7 +14,7 @@ import pytest
 from dataset_trees import TREES, config, load, rows
 
 import datasets
-from dassl.config import get_cfg_default
+from dassl.config import declared_cfg
 from dassl.data.datasets import DATASET_REGISTRY, Datum
 from datasets import caches
 from datasets.fewshot import FewShotDataset
@@ -356,7 +356,7 @@ def test_a_key_has_one_default(monkeypatch):
     kind = DATASET_REGISTRY.get("Food101")
     monkeypatch.setattr(kind, "CONFIG", {"TEMPLATE": "x {}"})
     with pytest.raises(ValueError, match=r"DATASET.TEMPLATE: FewShotDataset declares .* '', Food101 'x \{\}'"):
-        datasets.declare_keys(get_cfg_default())
+        declared_cfg()
 
 
 def test_import_names_a_broken_file(tmp_path, monkeypatch):

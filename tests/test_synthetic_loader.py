@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import datasets
-from dassl.config import get_cfg_default
+import datasets  # noqa: F401 - registers what is in the folder
+from dassl.config import declared_cfg
 from dassl.data.datasets import DATASET_REGISTRY
 from datasets import synthetic
 from datasets.splits import read_split_file
@@ -20,8 +20,7 @@ NAMES = ("DrawnEasy", "DrawnThermal", "DrawnChalk", "DrawnClutter", "DrawnTextur
 
 
 def config(root, **keys):
-    cfg = get_cfg_default()
-    datasets.declare_keys(cfg)
+    cfg = declared_cfg()
     cfg.SEED = 1
     cfg.DATASET.ROOT = str(root)
     for key, value in keys.items():

@@ -106,9 +106,10 @@ def test_stacked_seeds_equal_separate_runs(call, tmp_path):
 def test_a_failing_seed_leaves_the_others_whole(call, tmp_path):
     (tmp_path / "stacked").mkdir()
     (tmp_path / "stacked" / "seed2").write_text("a file where a folder must be")
-    argv = ["--seeds", "1,2,3"]
-    with pytest.raises(ExceptionGroup, match="1 of 3 seeds failed"):
-        call(*argv, out="stacked", seed=None)
+    status, said = call("--seeds", "1,2,3", out="stacked", seed=None)
+    assert status == 2
+    assert "seed 2: " in said
+    assert f"'{tmp_path / 'stacked' / 'seed2'}'" in said
     assert metrics(tmp_path / "stacked" / "seed3")["epoch"] == 2
     assert call("--seeds", "3-1", seed=None)[0] == 2
 
@@ -247,12 +248,48 @@ def test_a_folder_of_another_run_is_not_resumed(call, tmp_path):
         ([], ["TRAINER.APEX.BETA", "-1.0"], "BETA -1.0"),
         (["--seeds", "1-2"], [], "exclude each other"),
         (["--load-epoch", "2"], [], "--load-epoch 2"),
+        (["--load-epoch", "0", "--model-dir", "somewhere"], [], "epochs are counted from 1"),
+        (["--resume", "nowhere"], [], "--resume nowhere: there is no such folder"),
+        (["--output-dir", __file__], [], "is a file"),
+        ([], ["--eval-only", "1"], "--eval-only stands among the KEY VALUE pairs"),
+        ([], ["INPUT.SIZE", "(32,)"], "INPUT.SIZE is (32,)"),
+        ([], ["INPUT.NO_TRANSFORM", "True"], "INPUT.NO_TRANSFORM (True)"),
+        ([], ["DATALOADER.K_TRANSFORMS", "2"], "K_TRANSFORMS (2)"),
+        ([], ["OPTIM.LR", "-1"], "OPTIM.LR is -1.0, but must be at least 0"),
+        ([], ["DATALOADER.TEST.BATCH_SIZE", "0"], "BATCH_SIZE is 0, but must be at least 1"),
+        ([], ["SEED", "-5"], "SEED is -5"),
     ],
 )
 def test_contradictions_are_answered(call, args, opts, expected):
     status, said = call(*args, opts=opts)
     assert status == 2
     assert expected in said
+
+
+def test_other_settings_than_in_training_are_said(call, tmp_path):
+    assert call()[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    assert call(*load, out="again")[0] == 0
+    assert "other settings" not in (tmp_path / "again/log.txt").read_text()
+    assert call(*load, out="other", opts=["TRAINER.APEX.CTX_INIT", "a drawing of a #."])[0] == 0
+    assert "TRAINER.APEX.CTX_INIT 'a photo of a #.' -> 'a drawing of a #.'" in (tmp_path / "other/log.txt").read_text()
+
+
+def test_what_a_run_starts_from_must_fit(call, tmp_path):
+    start = tmp_path / "start.pth"
+    for content, expected in (({"a": 1}, f"MODEL.INIT_WEIGHTS {start}: "), ([1], "it holds a list")):
+        torch.save(content, start)
+        status, said = call(opts=["MODEL.INIT_WEIGHTS", str(start)])
+        assert status == 2
+        assert expected in said
+
+
+def test_a_seen_class_is_at_no_distance_from_itself(call, tmp_path):
+    """Rounding must not make classes of the training unseen, whatever the limit."""
+    assert call(opts=["TRAINER.APEX.EPS", "0"])[0] == 0
+    apex = metrics(tmp_path / "run")["apex"]
+    assert apex["d_nn"] == [0.0, 0.0]
+    assert apex["alpha"] == [1.0, 1.0]
 
 
 def test_a_class_just_trained_on_is_seen_whatever_came_before(call, tmp_path):

@@ -197,6 +197,8 @@ class APEXMethod(Method):
     def _transfer(self) -> dict:
         trained, evaluated = (self.frozen_text_features(t) for t in (self.trained_tokens, self.tokens))
         d_nn, d_avg = difficulty(trained, evaluated)
+        seen = (self.tokens[:, None] == self.trained_tokens).all(dim=-1).any(dim=1)
+        d_nn = d_nn.masked_fill(seen, 0)  # what rounding makes of the distance of a sentence to itself
         if self.fixed_alpha is None:
             alpha = transfer_weight(d_nn, d_avg, self.beta, self.eps)
         else:

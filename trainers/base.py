@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 FINAL_MODELS = ("last_step", "best_val")
 HANDLES_IMAGES = ("parse_batch_test", "model_inference")  # what stands between a loader and a method
-NOT_COMPARED = ("TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.NO_TEST")  # may change when a run is resumed
+NOT_COMPARED = ("TEST.NO_TEST",)  # may change when a run is resumed
 
 
 @lru_cache(maxsize=2)
@@ -105,6 +105,11 @@ class MethodTrainer(TrainerX):
             )
         if cfg.OPTIM.MAX_EPOCH < 1:
             raise ValueError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH}, but must be at least 1")
+        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
+            raise ValueError(
+                f"{cfg.TRAINER.NAME} takes one transformed view of an image: leave INPUT.NO_TRANSFORM "
+                f"({cfg.INPUT.NO_TRANSFORM}) at False and DATALOADER.K_TRANSFORMS ({cfg.DATALOADER.K_TRANSFORMS}) at 1"
+            )
         if cfg.TEST.FINAL_MODEL not in FINAL_MODELS:
             raise ValueError(f"TEST.FINAL_MODEL is {cfg.TEST.FINAL_MODEL!r}, but must be one of {FINAL_MODELS}")
 
@@ -151,10 +156,18 @@ class MethodTrainer(TrainerX):
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
-            self.model.load_state_dict(load_checkpoint(self.cfg.MODEL.INIT_WEIGHTS)["state_dict"])
+            self._start_from(self.cfg.MODEL.INIT_WEIGHTS)
         self.optim, self.sched = self.build_optim(trainable) if trainable else (None, None)
         if self.model.state_dict():
             self.register_model(self.registered, self.model, self.optim, self.sched)
+
+    def _start_from(self, path: str) -> None:
+        """Load the learned state of a checkpoint, or of a plain state dict, to train on from there."""
+        checkpoint = load_checkpoint(path)
+        try:
+            self.model.load_state_dict(checkpoint.get("state_dict", checkpoint))
+        except ValueError as error:
+            raise ValueError(f"MODEL.INIT_WEIGHTS {path}: {error}") from error
 
     def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
         """The optimiser over what is trained, and the schedule of its learning rate, as OPTIM says.
@@ -267,17 +280,20 @@ class MethodTrainer(TrainerX):
             raise ValueError("no directory to load from: evaluating an untrained method is refused (give --model-dir)")
         path = find_checkpoint(Path(directory) / self.registered, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
         checkpoint = load_checkpoint(str(path))
-        self._refuse_another_run(checkpoint, path)
+        self._compare_runs(checkpoint, path)
         self.model.load_state_dict(self._state_for_classes(checkpoint, path))
         self.model_epoch = checkpoint.get("epoch") or 0
         logger.info("Loading weights to %s from %s (epoch = %s)", self.registered, path, checkpoint.get("epoch"))
 
-    def _refuse_another_run(self, checkpoint: dict, path: Path) -> None:
-        """Compare what the checkpoint says of its run with this run."""
+    def _compare_runs(self, checkpoint: dict, path: Path) -> None:
+        """Refuse the checkpoint of another trainer or backbone; say which of the method's settings are not those."""
         for key, own in self.checkpoint_extras().items():
             if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
         self._refuse_other_weights(checkpoint, path)
+        kept = checkpoint.get("config", {}).get("TRAINER", {}).get(self.node, {})
+        if other := differences(kept, plain(self.settings), f"TRAINER.{self.node}."):
+            logger.warning("%s was trained with other settings than this evaluation has: %s", path, "; ".join(other))
 
     def _refuse_other_weights(self, checkpoint: dict, path: str | Path) -> None:
         """Compare the backbone's weights with those of the checkpoint's run, where it says which they were."""
@@ -290,7 +306,7 @@ class MethodTrainer(TrainerX):
 
     def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
         """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""
-        state, trained = checkpoint["state_dict"], checkpoint.get("classnames")
+        state, trained = checkpoint.get("state_dict", checkpoint), checkpoint.get("classnames")
         try:
             return state if trained is None else self.model.state_for_classes(state, list(trained))
         except ValueError as error:
@@ -323,6 +339,8 @@ def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
         pointer = folder / "checkpoint"
         path = folder / pointer.read_text().strip() if pointer.is_file() else folder / "checkpoint"
     if not path.is_file():
-        there = sorted(file.name for file in folder.glob("model*")) if folder.is_dir() else []
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no checkpoint at {path}: there is no folder {folder}")
+        there = sorted(file.name for file in folder.glob("model*"))
         raise FileNotFoundError(f"no checkpoint at {path}; in that folder: {', '.join(there) or 'nothing'}")
     return path

@@ -1,5 +1,7 @@
 """The configuration: a YACS tree, and merges whose errors say which key was meant."""
 
+import ast
+import contextlib
 import functools
 import logging
 import os
@@ -12,14 +14,34 @@ from yacs.config import CfgNode
 from dassl.config.defaults import DEFAULTS
 from dassl.utils import check_availability, did_you_mean
 
-__all__ = ["admit_foreign_keys", "clean_cfg", "declare_trainer_keys", "get_cfg_default", "merge_file", "merge_opts"]
+__all__ = [
+    "admit_foreign_keys", "check_values", "clean_cfg", "declare_dataset_keys", "declare_trainer_keys", "declared_cfg",
+    "get_cfg_default", "merge_file", "merge_opts", "set_key",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
+
+LEAST = {  # below this no run can be made
+    "SEED": -1,
+    "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
+    "DATALOADER.TEST.BATCH_SIZE": 1,
+    "DATALOADER.NUM_WORKERS": 0,
+    "OPTIM.LR": 0,
+    "OPTIM.WEIGHT_DECAY": 0,
+}
 
 
 def get_cfg_default() -> CfgNode:
     """Return a copy of the default configuration, open to changes."""
     return DEFAULTS.clone()
+
+
+def declared_cfg() -> CfgNode:
+    """Return the default configuration with the keys of all registered trainers and data sets, open to changes."""
+    cfg = get_cfg_default()
+    declare_trainer_keys(cfg)
+    declare_dataset_keys(cfg)
+    return cfg
 
 
 def clean_cfg(cfg: CfgNode, trainer: str) -> None:
@@ -41,6 +63,30 @@ def declare_trainer_keys(cfg: CfgNode) -> None:
         for name, defaults in getattr(trainer, "CONFIG", {}).items():
             node = cfg.TRAINER.setdefault(name, CfgNode())
             node.update({key: value for key, value in defaults.clone().items() if key not in node})
+
+
+def declare_dataset_keys(cfg: CfgNode) -> None:
+    """Give ``cfg.DATASET`` the keys that the registered data sets declare.
+
+    A data set class declares its keys as ``CONFIG: dict[str, object]``, from the name of the key to its default.  What
+    ``cfg`` has already stays as it is.
+
+    Raises:
+        ValueError: two data sets declare one key with different defaults.
+    """
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    declared: dict[str, tuple[str, object]] = {}
+    for name in DATASET_REGISTRY.registered_names():
+        for kind in reversed(DATASET_REGISTRY.get(name).__mro__):
+            for key, default in vars(kind).get("CONFIG", {}).items():
+                first, known = declared.setdefault(key, (kind.__name__, default))
+                if known != default:
+                    raise ValueError(
+                        f"DATASET.{key}: {first} declares the default {known!r}, {kind.__name__} {default!r}"
+                    )
+    for key, (_, default) in declared.items():
+        cfg.DATASET.setdefault(key, default)
 
 
 def admit_foreign_keys(cfg: CfgNode, name: str) -> None:
@@ -106,23 +152,59 @@ def merge_file(cfg: CfgNode, path: str) -> None:
     if cfg.is_new_allowed():
         _admit(cfg, _dotted(loaded), path)
     _check_keys(cfg, _dotted(loaded), path)
-    _merge(cfg.merge_from_other_cfg, loaded, path)
+    _merge(cfg.merge_from_other_cfg, _widened(loaded, cfg), path)
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     """Merge a list ``[KEY, VALUE, KEY, VALUE...]`` into ``cfg``, as the end of a command line gives it.
 
     Raises:
-        ValueError: a key without a value, a key that does not exist, or a value of the wrong type.
+        ValueError: a key without a value, a key that does not exist, a value of the wrong type, or a flag.
     """
     source = "the command line"
+    if flags := [word for word in opts[::2] if word.startswith("--")]:
+        raise ValueError(f"{source}: {flags[0]} stands among the KEY VALUE pairs: write flags before them")
     if len(opts) % 2:
         raise ValueError(f"{source}: options come as KEY VALUE pairs, but {opts[-1]!r} has no partner in {list(opts)}")
     if cfg.is_new_allowed():
         _admit(cfg, opts[::2], source)
     _check_keys(cfg, opts[::2], source)
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        _merge(cfg.merge_from_list, [key, value], f"{source}: {key}")
+        set_key(cfg, key, value)
+
+
+def set_key(cfg: CfgNode, key: str, text: str, source: str = "the command line") -> None:
+    """Set a key that ``cfg`` has from text, which is read as a literal of Python unless a string is wanted.
+
+    Raises:
+        ValueError: the value is of another type than the default; the sentence names ``source``.
+    """
+    *path, leaf = key.split(".")
+    node = functools.reduce(CfgNode.__getitem__, path, cfg)
+    value: object = text
+    with contextlib.suppress(ValueError, SyntaxError):
+        value = ast.literal_eval(text)
+    if isinstance(node[leaf], str) and not isinstance(value, str):
+        value = text  # a folder that is called 123
+    value = repr(value) if isinstance(value, str) else _widened(value, node[leaf])  # YACS reads text as a literal
+    _merge(cfg.merge_from_list, [key, value], f"{source}: {key}")
+
+
+def check_values(cfg: CfgNode) -> None:
+    """Raise a ValueError for the first number of the engine's own that no run can be made with."""
+    for key, least in LEAST.items():
+        value = functools.reduce(CfgNode.__getitem__, key.split("."), cfg)
+        if value < least:
+            raise ValueError(f"{key} is {value}, but must be at least {least}")
+    if len(cfg.INPUT.SIZE) != 2 or min(cfg.INPUT.SIZE) < 1:
+        raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but must be height and width in pixels")
+
+
+def _widened(value: object, default: object) -> object:
+    """Return whole numbers as floats where floats are wanted, in a tree of the defaults' shape; the rest as it is."""
+    if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+        value.update({key: _widened(child, default.get(key)) for key, child in value.items()})
+    return float(value) if type(value) is int and isinstance(default, float) else value
 
 
 def _merge(merge: object, what: object, source: str) -> None:

@@ -18,15 +18,16 @@ from yacs.config import CfgNode
 
 import dassl
 from dassl.data.datasets import Datum
+from dassl.engine.build import TRAINER_REGISTRY
 from dassl.utils.torchtools import device_name, peak_memory
 
 if TYPE_CHECKING:
     from dassl.engine.trainer import SimpleTrainer
 
-# Where a run lies and what it runs on does not change what it computes.
+# Where a run lies, what it runs on and how often it speaks and saves does not change what it computes.
 NOT_HASHED = (
     "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "TRAIN.MEMORY_GB",
-    "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
+    "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
 )  # fmt: skip
 
 
@@ -38,12 +39,30 @@ def plain(cfg: Any) -> Any:
 
 
 def config_hash(cfg: CfgNode) -> str:
-    """Return the SHA-256 of the configuration without the keys ``NOT_HASHED``: equal for runs that compute the same."""
+    """Return a SHA-256 that is equal for runs that compute the same.
+
+    It is that of the configuration without the keys ``NOT_HASHED`` and without the nodes that other trainers declare
+    for themselves, so that it stays when a trainer is added.
+    """
     tree = plain(cfg)
+    for name in _nodes_of_others(cfg.TRAINER.NAME):
+        tree["TRAINER"].pop(name, None)
     for name in NOT_HASHED:
         *nodes, key = name.split(".")
         functools.reduce(dict.__getitem__, nodes, tree).pop(key, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+def _nodes_of_others(trainer: str) -> set[str]:
+    """Return the nodes under ``TRAINER`` that other trainers declare; none if this one declares nothing itself."""
+    declared = {name: _declared_nodes(kind) for name, kind in TRAINER_REGISTRY}
+    own = declared.get(trainer)
+    return set().union(*declared.values()) - own if own else set()
+
+
+def _declared_nodes(kind: type) -> set[str]:
+    """Return the names of the nodes that a trainer class and its base classes declare."""
+    return {node for base in kind.__mro__ for node in vars(base).get("CONFIG", {})}
 
 
 def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:

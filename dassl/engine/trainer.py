@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from dassl.config import check_values
 from dassl.data import DataManager
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
@@ -57,6 +58,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        check_values(cfg)
         self.check_cfg(cfg)
         self.device = choose_device(cfg.USE_CUDA)
         reset_peak_memory(self.device)

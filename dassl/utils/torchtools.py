@@ -123,7 +123,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     unsafe = os.environ.get(UNSAFE_LOAD) == "1"
     try:
         with torch.serialization.safe_globals(_dassl_globals()):
-            return torch.load(fpath, map_location=_host, weights_only=not unsafe)
+            checkpoint = torch.load(fpath, map_location=_host, weights_only=not unsafe)
     except pickle.UnpicklingError as error:
         unknown = re.findall(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
         if not unknown:
@@ -134,6 +134,9 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         ) from error
     except (AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f'"{fpath}" is no checkpoint, or is damaged: {error}') from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f'"{fpath}" is no checkpoint: it holds a {type(checkpoint).__name__}')
+    return checkpoint
 
 
 def _host(storage: Any, location: str) -> Any:
