@@ -18,6 +18,7 @@ from clip.backbone import Backbone
 from clip.precision import full, whole
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import MethodTrainer
+from trainers.ivlp import both_towers
 from trainers.method import CONTEXT_NAMES, IMAGE_PROMPT_NAMES, TEXT_PROMPT_NAMES, Method, Names
 from trainers.prompts import (
     Context,
@@ -265,11 +266,7 @@ def apex_from_keys(backbone: Backbone, classnames: list[str], keys: CfgNode) -> 
     return APEXMethod(
         backbone,
         classnames,
-        n_text=keys.N_CTX_TEXT,
-        n_vision=keys.N_CTX_VISION,
-        depth_text=keys.PROMPT_DEPTH_TEXT,
-        depth_vision=keys.PROMPT_DEPTH_VISION,
-        init=keys.CTX_INIT,
+        **both_towers(keys),
         beta=keys.BETA,
         eps=keys.EPS,
         frozen_branch=keys.FROZEN_BRANCH,

@@ -83,6 +83,17 @@ class IVLPMethod(Method):
         return full(self.backbone.encode_image(images, self.image_prompts()))
 
 
+def both_towers(keys: CfgNode) -> dict:
+    """What the keys of a trainer with prompts in both towers say: numbers and depths of prompts, the first words."""
+    return {
+        "n_text": keys.N_CTX_TEXT,
+        "n_vision": keys.N_CTX_VISION,
+        "depth_text": keys.PROMPT_DEPTH_TEXT,
+        "depth_vision": keys.PROMPT_DEPTH_VISION,
+        "init": keys.CTX_INIT,
+    }
+
+
 @TRAINER_REGISTRY.register()
 class IVLP(MethodTrainer):
     """Trains IVLP, or language-only prompting."""
@@ -104,13 +115,4 @@ class IVLP(MethodTrainer):
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """IVLP as the keys say."""
-        keys = self.settings
-        return IVLPMethod(
-            backbone,
-            classnames,
-            keys.N_CTX_TEXT,
-            keys.N_CTX_VISION,
-            keys.PROMPT_DEPTH_TEXT,
-            keys.PROMPT_DEPTH_VISION,
-            keys.CTX_INIT,
-        )
+        return IVLPMethod(backbone, classnames, **both_towers(self.settings))

@@ -18,7 +18,7 @@ from clip.backbone import Backbone
 from clip.precision import full
 from dassl.engine import TRAINER_REGISTRY
 from trainers.base import MethodTrainer
-from trainers.ivlp import IVLPMethod
+from trainers.ivlp import IVLPMethod, both_towers
 from trainers.method import Method
 from trainers.templates import imagenet_templates
 from trainers.zsclip import mean_features
@@ -102,18 +102,8 @@ class PromptSRC(MethodTrainer):
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """PromptSRC as the keys say."""
-        keys = self.settings
-        return PromptSRCMethod(
-            backbone,
-            classnames,
-            keys.N_CTX_TEXT,
-            keys.N_CTX_VISION,
-            keys.PROMPT_DEPTH_TEXT,
-            keys.PROMPT_DEPTH_VISION,
-            keys.CTX_INIT,
-            text_weight=keys.TEXT_LOSS_WEIGHT,
-            image_weight=keys.IMAGE_LOSS_WEIGHT,
-        )
+        weights = {"text_weight": self.settings.TEXT_LOSS_WEIGHT, "image_weight": self.settings.IMAGE_LOSS_WEIGHT}
+        return PromptSRCMethod(backbone, classnames, **both_towers(self.settings), **weights)
 
     def after_epoch(self) -> None:
         """Add to the average; after the last epoch deploy it, before the checkpoint is written."""
