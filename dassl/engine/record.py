@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from yacs.config import CfgNode
@@ -20,9 +20,6 @@ import dassl
 from dassl.data.datasets import Datum
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.utils.torchtools import device_name, peak_memory
-
-if TYPE_CHECKING:
-    from dassl.engine.trainer import SimpleTrainer
 
 # Where a run lies, what it runs on and how often it speaks and saves does not change what it computes.
 NOT_HASHED = (
@@ -108,13 +105,11 @@ def commit() -> str | None:
     return answer.stdout.strip()
 
 
-def make_record(
-    trainer: "SimpleTrainer", split: str, results: Mapping[str, float], eval_seconds: float
-) -> dict[str, Any]:
+def make_record(trainer: Any, split: str, results: Mapping[str, float], eval_seconds: float) -> dict[str, Any]:
     """Return what ``metrics.json`` holds about one evaluation.
 
     Args:
-        trainer: the trainer, after evaluating.
+        trainer: the ``SimpleTrainer``, after evaluating.
         split: ``"test"`` or ``"val"``.
         results: what the evaluator returned; each becomes a field.
         eval_seconds: how long the evaluation took.
