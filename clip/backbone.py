@@ -35,8 +35,9 @@ class Backbone(nn.Module):
         pixel_mean: channel means of the image normalisation, in units of the [0, 1] range.
         pixel_std: channel standard deviations, likewise.
         interpolation: how images are resized: "bicubic" or "bilinear".
-        resize_mode: how the model was evaluated: images resized by their short side and cropped ("shortest"), or
-            squeezed into the square ("squash").
+        resize_mode: how the model was evaluated: images resized by their short side and cropped ("shortest"), by their
+            long side and padded ("longest"), or squeezed into the square ("squash").
+        fill_color: what "longest" pads with, 0 to 255.
         halve: converts the weights in place for half precision.
 
     Attributes:
@@ -57,6 +58,7 @@ class Backbone(nn.Module):
         pixel_std: Sequence[float] = clip.PIXEL_STD,
         interpolation: str = "bicubic",
         resize_mode: str = "shortest",
+        fill_color: int = 0,
         halve: Callable[[nn.Module], None] = convert_weights,
     ):
         super().__init__()
@@ -68,6 +70,7 @@ class Backbone(nn.Module):
         self.pixel_std = tuple(pixel_std)
         self.interpolation = interpolation
         self.resize_mode = resize_mode
+        self.fill_color = fill_color
         self.halve = halve
         self._tokenize = tokenize
         self.digest = ""
@@ -155,6 +158,17 @@ class Backbone(nn.Module):
         other = copy(self)
         other.parts = Parts(limit)
         return other
+
+    def input_settings(self) -> dict:
+        """How images have to be read, by the names of the engine's INPUT keys."""
+        return {
+            "SIZE": (self.image_size, self.image_size),
+            "PIXEL_MEAN": list(self.pixel_mean),
+            "PIXEL_STD": list(self.pixel_std),
+            "INTERPOLATION": self.interpolation,
+            "RESIZE_MODE": self.resize_mode,
+            "FILL_COLOR": self.fill_color,
+        }
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids (N, context length) on the backbone's device.

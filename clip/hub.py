@@ -28,7 +28,7 @@ class Source:
         name: the name in the configuration.
         folder: the folder that a `local-dir:` name gives, which then holds the tokenizer too.
         config: open_clip's description of the architecture.
-        preprocess: mean, std, interpolation and resize_mode of the images.
+        preprocess: open_clip's description of the images: mean, std, interpolation, resize_mode, fill_color.
         weights: the local file.
     """
 

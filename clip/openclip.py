@@ -132,11 +132,13 @@ def backbone_of(
         embed_dim: E.
         tokenize: sentences, context length -> token ids (N, context length).
         end_id: id of the end token, None where it is the largest id of each sentence.
-        preprocess: mean, std, interpolation, resize_mode of the images, as far as they are known.
+        preprocess: open_clip's description of the images (mean, std, interpolation, resize_mode, fill_color), as far as
+            it is known.
     """
-    given = {key: preprocess.get(key) for key in ("mean", "std", "interpolation", "resize_mode")}
-    names = {"mean": "pixel_mean", "std": "pixel_std"}
-    constants = {names.get(key, key): value for key, value in given.items() if value}
+    names = {"mean": "pixel_mean", "std": "pixel_std", "resize_mode": "resize_mode", "fill_color": "fill_color"}
+    constants = {own: preprocess[key] for key, own in names.items() if preprocess.get(key)}
+    if preprocess.get("interpolation") == "bilinear":  # the library evaluates all others, "random" too, in bicubic
+        constants["interpolation"] = "bilinear"
     image = image_tower(model.visual, embed_dim)
     text = text_tower(model, embed_dim, tokenize, end_id)
     if text.bind is not None:

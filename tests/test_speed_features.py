@@ -85,7 +85,7 @@ def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, t
     others = {
         path(precision="bf16"),
         path(**{"DATASET.SUBSAMPLE_CLASSES": "new"}),
-        path(**{"INPUT.INTERPOLATION": "bicubic"}),
+        path(**{"INPUT.TRANSFORMS": "['random_flip']"}),  # without the normalisation
         path(**{"DATALOADER.TEST.BATCH_SIZE": "5"}),
     }
     assert len(others - {first}) == 4

@@ -47,25 +47,32 @@ def frozen_backbone(name: str, path: str, precision: str, device: torch.device) 
 def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:
     """A copy of the configuration whose INPUT keys agree with the backbone.
 
-    Keys that still have the engine's default are filled from the backbone.
+    Keys that still have the engine's default are filled from the backbone; no transforms at all are filled with the
+    normalisation.
 
     Raises:
         ValueError: a key was set to something that the backbone cannot take (both values are named).
     """
-    size, default = backbone.image_size, get_cfg_default().INPUT
-    wanted = {"SIZE": (size, size), "PIXEL_MEAN": list(backbone.pixel_mean), "PIXEL_STD": list(backbone.pixel_std)}
-    cfg = cfg.clone()
+    default, cfg = get_cfg_default().INPUT, cfg.clone()
     cfg.defrost()
-    for key, value in wanted.items():
+    for key, value in backbone.input_settings().items():
         current = cfg.INPUT[key]
-        if [*current] != [*default[key]] and any(abs(a - b) > 1e-4 for a, b in zip(current, value, strict=True)):
+        if not _same(current, default[key]) and not _same(current, value):
             raise ValueError(
-                f"INPUT.{key} is {tuple(current)}, but the backbone {backbone.name} takes {tuple(value)}: "
-                "leave the key out of the configuration or set it to that"
+                f"INPUT.{key} is {current}, but the backbone {backbone.name} takes {value}: leave the key out of the "
+                "configuration or set it to that"
             )
         cfg.INPUT[key] = value
+    cfg.INPUT.TRANSFORMS = cfg.INPUT.TRANSFORMS or ("normalize",)
     cfg.freeze()
     return cfg
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two values of a key say the same; numbers to 1e-4."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return abs(a - b) <= 1e-4 if isinstance(a, int | float) and isinstance(b, int | float) else a == b
 
 
 class MethodTrainer(TrainerX):

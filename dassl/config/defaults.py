@@ -19,6 +19,8 @@ DEFAULTS.INPUT = CN(
     {
         "SIZE": (224, 224),  # height, width
         "INTERPOLATION": "bilinear",  # bilinear, bicubic or nearest
+        "RESIZE_MODE": "shortest",  # of test images: shortest (side to SIZE, centre taken), longest (padded) or squash
+        "FILL_COLOR": 0,  # 0 to 255: grey of what longest pads
         "TRANSFORMS": (),  # names of dassl.data.transforms
         "NO_TRANSFORM": False,
         "PIXEL_MEAN": [0.485, 0.456, 0.406],

@@ -41,6 +41,26 @@ class Cutout:
         return image
 
 
+class ResizeWhole:
+    """Resize a Pillow image to fit into ``size`` (height, width), whole and in its aspect ratio, and pad it to that."""
+
+    def __init__(self, size: tuple[int, int], interpolation: T.InterpolationMode, fill: int) -> None:
+        self.size, self.interpolation, self.fill = size, interpolation, fill
+
+    def __call__(self, image: Image) -> Image:
+        """Return the image in the middle of ``size``, all around it the grey ``fill``."""
+        height, width = self.size
+        ratio = max(image.height / height, image.width / width)
+        within = round(image.height / ratio), round(image.width / ratio)
+        image = T.functional.resize(image, within, self.interpolation)
+        above, left = (height - image.height) // 2, (width - image.width) // 2
+        margins = [left, above, width - image.width - left, height - image.height - above]
+        return T.functional.pad(image, margins, fill=self.fill)
+
+    def __repr__(self) -> str:
+        return f"ResizeWhole(size={self.size}, interpolation={self.interpolation.value}, fill={self.fill})"
+
+
 class GaussianNoise:
     """Add normal noise to an image tensor (C, H, W), half of the time."""
 
@@ -64,6 +84,20 @@ def _resize(cfg: CfgNode) -> Step:
     height, width = cfg.INPUT.SIZE
     mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
     return f"resize to {height}x{width}", T.Resize((height, width), interpolation=mode)
+
+
+def _resize_short_side(cfg: CfgNode) -> list[Step]:
+    height, width = cfg.INPUT.SIZE
+    edge = max(height, width)
+    resize = T.Resize(edge, interpolation=INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
+    crop = T.CenterCrop((height, width))
+    return [(f"resize the smaller edge to {edge}", resize), (f"{height}x{width} center crop", crop)]
+
+
+def _resize_long_side(cfg: CfgNode) -> list[Step]:
+    size, fill = tuple(cfg.INPUT.SIZE), cfg.INPUT.FILL_COLOR
+    resize = ResizeWhole(size, INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION], fill)
+    return [(f"resize the larger edge to {max(size)}, padded with {fill} to {size[0]}x{size[1]}", resize)]
 
 
 def _random_translation(cfg: CfgNode) -> Step:
@@ -139,6 +173,11 @@ TENSOR_STEPS: dict[str, Callable[[CfgNode], Step]] = {
     "gaussian_noise": _gaussian_noise,
     "instance_norm": lambda cfg: ("instance normalization", instance_normalization),
 }
+RESIZE_MODES: dict[str, Callable[[CfgNode], list[Step]]] = {  # of test images
+    "shortest": _resize_short_side,
+    "longest": _resize_long_side,
+    "squash": lambda cfg: [_resize(cfg)],
+}
 TRANSFORMS = (*IMAGE_STEPS, *TENSOR_STEPS)
 TEST_TRANSFORMS = ("normalize", "instance_norm")
 
@@ -147,7 +186,8 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     """Return the transform for training or for test; each step is a line of the log.
 
     Training resizes to ``INPUT.SIZE`` (whatever the aspect ratio), unless a crop is chosen, then applies the chosen steps in
-    the order of the tables above.  Test resizes the smaller edge, takes the centre, and normalises if that is chosen.
+    the order of the tables above.  Test resizes as ``INPUT.RESIZE_MODE`` says (by default the smaller edge, and takes the
+    centre), and normalises if that is chosen.
 
     Args:
         cfg: the configuration; node ``INPUT`` is read.
@@ -158,7 +198,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
         Pillow image -> tensor (3, H, W) in [0, 1] before normalisation; None if ``INPUT.NO_TRANSFORM``.
 
     Raises:
-        ValueError: an unknown transform or interpolation.
+        ValueError: an unknown transform, interpolation or way to resize.
     """
     if cfg.INPUT.NO_TRANSFORM:
         logger.info("Note: no transform is applied!")
@@ -167,6 +207,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     for choice in choices:
         check_availability(choice, TRANSFORMS, "transform")
     check_availability(cfg.INPUT.INTERPOLATION, list(INTERPOLATION_MODES), "value of INPUT.INTERPOLATION")
+    check_availability(cfg.INPUT.RESIZE_MODE, list(RESIZE_MODES), "value of INPUT.RESIZE_MODE")
     logger.info("Building transform_%s", "train" if is_train else "test")
     return _compose(_train_steps(cfg, choices) if is_train else _test_steps(cfg, choices))
 
@@ -192,14 +233,7 @@ def _train_steps(cfg: CfgNode, choices: Sequence[str]) -> list[Step]:
 
 
 def _test_steps(cfg: CfgNode, choices: Sequence[str]) -> list[Step]:
-    height, width = cfg.INPUT.SIZE
-    edge = max(height, width)
-    resize = T.Resize(edge, interpolation=INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
-    steps = [
-        (f"resize the smaller edge to {edge}", resize),
-        (f"{height}x{width} center crop", T.CenterCrop((height, width))),
-        _to_tensor(),
-    ]
+    steps = [*RESIZE_MODES[cfg.INPUT.RESIZE_MODE](cfg), _to_tensor()]
     return steps + [TENSOR_STEPS[name](cfg) for name in TEST_TRANSFORMS if name in choices]
 
 
@@ -211,7 +245,7 @@ def _compose(steps: list[Step]) -> Callable:
 
 DRAWING_FROM_TORCH_ONLY = {
     Cutout, GaussianNoise, T.AutoAugment, T.CenterCrop, T.ColorJitter, T.GaussianBlur, T.Normalize, T.RandAugment,
-    T.RandomCrop, T.RandomGrayscale, T.RandomHorizontalFlip, T.RandomResizedCrop, T.Resize, T.ToTensor,
+    ResizeWhole, T.RandomCrop, T.RandomGrayscale, T.RandomHorizontalFlip, T.RandomResizedCrop, T.Resize, T.ToTensor,
 }  # fmt: skip
 
 
