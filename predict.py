@@ -2,10 +2,10 @@
 
     python predict.py output/.../seed1 photo.jpg folder/ --top 3
 
-From Python:
+What is needed to apply it (method, settings, class names, backbone) stands in the checkpoint. From Python:
 
     from predict import Predictor
-    predictor = Predictor("output/.../seed1")  # class names=["cat", "dog"] for other classes than it was trained on
+    predictor = Predictor("output/.../seed1")  # classnames=["cat", "dog"] for other classes than it was trained on
     probabilities = predictor(["photo.jpg"])   # (images, classes)
 """
 
@@ -25,44 +25,56 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", "
 
 
 class Predictor:
-    """A trained run, ready to look at images.
+    """What a run learned, ready to look at images.
 
     Args:
-        run: output folder of a training run.
+        run: output folder of a training run, or a checkpoint file of one. A run of a method that learns nothing has no
+            checkpoint: there the folder's metrics.json says what it was.
         classnames: classes to choose from; by default those that it was trained on.
-        epoch: of the checkpoint; by default the last.
+        epoch: of the checkpoint; by default the last (of a run that selects by validation, the best).
+        opts: configuration keys and values, one after the other, for what is elsewhere now:
+            `["MODEL.BACKBONE.PATH", "weights.pt"]`.
+
+    Attributes:
+        classnames: the classes, in the order of the probabilities.
 
     Raises:
-        FileNotFoundError: the folder holds no complete run.
-        ValueError: what was learned cannot be applied to these classes.
+        FileNotFoundError: there is no such checkpoint, or weights of the backbone.
+        ValueError: the checkpoint does not say what it is of, or what was learned cannot be applied to these classes.
     """
 
-    def __init__(self, run: str, classnames: Sequence[str] | None = None, epoch: int | None = None):
+    def __init__(
+        self,
+        run: str | os.PathLike[str],
+        classnames: Sequence[str] | None = None,
+        epoch: int | None = None,
+        opts: Sequence[str] = (),
+    ):
         from dassl.engine import build_trainer
 
-        metrics = Path(run) / "metrics.json"
-        if not metrics.is_file():
-            raise FileNotFoundError(f"{run} holds no complete run (no metrics.json)")
-        record = json.loads(metrics.read_text(encoding="utf-8"))
-        self.classnames = list(classnames or [row["classname"] for row in record["per_class"]])
-        cfg = _configuration(record["config"])
+        tree, trained = _about(Path(run), epoch)
+        self.classnames = list(classnames or trained)
+        cfg = _configuration(tree, opts)
         with _only_classes(cfg, self.classnames):
             self.trainer = build_trainer(cfg)
-        self.trainer.load_model(run, epoch=epoch)
+        if Path(run).is_file():
+            self.trainer.load_learned(run)
+        else:
+            self.trainer.load_model(str(run), epoch=epoch)
         self.trainer.set_model_mode("eval")
 
     def __call__(self, images: Sequence[str]):
-        """Probabilities (images, classes) as a NumPy array.
+        """Probabilities (images, classes), float32, as a NumPy array.
 
         Raises:
-            FileNotFoundError, ValueError: a file is not there or is no image.
+            FileNotFoundError, ValueError: a file is not there or is no image, or no file is named.
         """
         import torch
 
         return self._each(images, lambda batch: torch.softmax(self.trainer.model_inference(batch).float(), dim=-1))
 
     def features(self, images: Sequence[str]):
-        """Image features (images, width), as the method compares them with the classes, as a NumPy array."""
+        """Image features (images, width), float32, as the method compares them with the classes, as a NumPy array."""
         method, precision = self._method(), self.trainer.precision
 
         def compute(batch):
@@ -72,11 +84,19 @@ class Predictor:
         return self._each(images, compute)
 
     def text_features(self):
-        """Class features (classes, width), as a NumPy array."""
+        """Class features (classes, width), float32, as a NumPy array.
+
+        None where the method has none that are the same for every image (CoCoOp).
+        """
         import torch
 
-        with torch.no_grad():
-            return self._method().text_features().float().cpu().numpy()
+        from trainers.method import Method
+
+        method = self._method()
+        if type(method).text_features is Method.text_features:
+            return None
+        with torch.no_grad(), self.trainer.precision.autocast():
+            return method.text_features().float().cpu().numpy()
 
     def _method(self):
         """The module that makes features; ValueError if the trainer has none."""
@@ -87,14 +107,13 @@ class Predictor:
 
     def _each(self, images: Sequence[str], compute):
         """What `compute` makes of batches of images (B, 3, H, W), one below the other."""
-        import numpy
         import torch
 
         from dassl.data.data_manager import build_data_loader
         from dassl.data.datasets import Datum
 
         if not images:
-            return numpy.zeros((0, len(self.classnames)), dtype=numpy.float32)
+            raise ValueError("no image was named")
         cfg = self.trainer.cfg
         loader = build_data_loader(
             cfg,
@@ -108,18 +127,39 @@ class Predictor:
         return torch.cat(parts).numpy()
 
 
-def _configuration(tree: dict):
-    """The configuration of a run, frozen, without what belongs to its files."""
+def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
+    """Configuration and class names of a run: of its checkpoint, or else of its metrics.json."""
+    from dassl.utils import load_checkpoint
+    from trainers.base import find_checkpoint
+
+    files = [run] if run.is_file() else [find_checkpoint(p.parent, epoch, False) for p in run.glob("*/checkpoint")]
+    for file in files:
+        checkpoint = load_checkpoint(str(file))
+        if "config" in checkpoint and "classnames" in checkpoint:
+            return checkpoint["config"], list(checkpoint["classnames"])
+    metrics = run / "metrics.json"
+    if metrics.is_file():
+        record = json.loads(metrics.read_text(encoding="utf-8"))
+        return record["config"], [row["classname"] for row in record["per_class"]]
+    if files:
+        raise ValueError(f"{files[0]} does not say which method and classes it is of: it was not written by train.py")
+    raise FileNotFoundError(f"{run} holds no checkpoint and no result of a run")
+
+
+def _configuration(tree: dict, opts: Sequence[str]):
+    """The configuration of a run with the keys that are given now, frozen, without what belongs to its files."""
     from yacs.config import CfgNode
 
     import datasets  # noqa: F401 - registers what is in the folder
     import trainers  # noqa: F401 - registers what is in the folder
-    from dassl.config import declared_cfg
+    from dassl.config import declared_cfg, merge_opts
 
     cfg = declared_cfg()
     cfg.set_new_allowed(True)
     cfg.merge_from_other_cfg(CfgNode(tree))
-    cfg.OUTPUT_DIR = cfg.RESUME = ""
+    cfg.set_new_allowed(False)
+    merge_opts(cfg, list(opts))
+    cfg.OUTPUT_DIR = cfg.RESUME = cfg.MODEL.INIT_WEIGHTS = ""
     cfg.VERBOSE = False
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.freeze()
@@ -130,9 +170,11 @@ def _configuration(tree: dict):
 def _only_classes(cfg, classnames: Sequence[str]) -> Iterator[None]:
     """Let the run's data set consist of class names alone while the trainer is built: no image of it is needed."""
     from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+    from dassl.utils import check_availability
 
     name = cfg.DATASET.NAME
-    known = DATASET_REGISTRY.get(name) if name in DATASET_REGISTRY else DatasetBase
+    check_availability(name, DATASET_REGISTRY.registered_names(), "dataset")
+    known = DATASET_REGISTRY.get(name)
     shots = max(cfg.DATASET.NUM_SHOTS, 1)
 
     def build(self, cfg):
@@ -181,7 +223,7 @@ def render(images: Sequence[str], classnames: Sequence[str], probabilities, form
         writer.writerow(["image", *classnames])
         writer.writerows([path, *map(float, row)] for path, row in zip(images, probabilities, strict=True))
         return out.getvalue()
-    named = [dict(zip(classnames, map(float, row), strict=True)) for row in probabilities]
+    named = [_by_name(classnames, row) for row in probabilities]
     if form == "json":
         rows = [{"image": path, "probabilities": row} for path, row in zip(images, named, strict=True)]
         return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
@@ -193,16 +235,26 @@ def render(images: Sequence[str], classnames: Sequence[str], probabilities, form
     return "\n".join(lines) + "\n"
 
 
+def _by_name(classnames: Sequence[str], row: Sequence[float]) -> dict[str, float]:
+    """Probabilities by class name; those of classes of the same name (ImageNet has some) are added up."""
+    named = dict.fromkeys(classnames, 0.0)
+    for name, probability in zip(classnames, map(float, row), strict=True):
+        named[name] += probability
+    return named
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="output folder of a training run")
+    parser.add_argument("run", help="output folder of a training run, or a checkpoint file")
     parser.add_argument("images", nargs="+", help="image files, and folders of them")
     parser.add_argument("--classes", default="", help="names a,b,c or a file of them (default: those trained on)")
-    parser.add_argument("--epoch", type=int, help="of the checkpoint (default: the last)")
+    parser.add_argument("--epoch", type=int, help="of the checkpoint in a folder (default: the last)")
     parser.add_argument("--top", type=int, default=3, help="classes shown in the table (default: %(default)s)")
     parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
-    parser.add_argument("--features", default="", metavar="FILE.npz", help="also write image and class features")
+    parser.add_argument("--features", default="", metavar="FILE.npz", help="also write features and probabilities")
+    elsewhere = "what is elsewhere now, such as MODEL.BACKBONE.PATH weights.pt"
+    parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help=elsewhere)
     return parser
 
 
@@ -215,10 +267,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         images = find_images(args.images)
-        predictor = Predictor(args.run, read_classes(args.classes) if args.classes else None, args.epoch)
+        classnames = read_classes(args.classes) if args.classes else None
+        predictor = Predictor(args.run, classnames, args.epoch, args.opts)
         probabilities = predictor(images)
         if args.features:
-            write_features(predictor, images, args.features)
+            write_features(predictor, images, probabilities, args.features)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"predict.py: {error}\n")
         return 2
@@ -226,20 +279,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def write_features(predictor: Predictor, images: Sequence[str], path: str) -> None:
-    """Write `image_features`, `text_features`, `images` and `classnames` as an .npz archive, whole or not at all."""
+def write_features(predictor: Predictor, images: Sequence[str], probabilities, path: str) -> None:
+    """Write an .npz archive, whole or not at all; N images, C classes, E embedding width of the backbone.
+
+    `images` (N,) and `classnames` (C,) are strings; `image_features` (N, E), `text_features` (C, E) and `probabilities`
+    (N, C) are float32. Features are not normalised, and such as the method compares with each other: APEX's are mixed
+    with the frozen ones. CoCoOp's text features differ from image to image: there the archive has none.
+    """
     import numpy
 
     from dassl.utils import atomic_write
 
+    arrays = {
+        "images": numpy.array(images),
+        "classnames": numpy.array(predictor.classnames),
+        "probabilities": probabilities,
+        "image_features": predictor.features(images),
+        "text_features": predictor.text_features(),
+    }
     with atomic_write(path, "wb") as file:
-        numpy.savez(
-            file,
-            image_features=predictor.features(images),
-            text_features=predictor.text_features(),
-            images=numpy.array(images),
-            classnames=numpy.array(predictor.classnames),
-        )
+        numpy.savez(file, **{name: array for name, array in arrays.items() if array is not None})
 
 
 if __name__ == "__main__":

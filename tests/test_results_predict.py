@@ -1,29 +1,119 @@
-"""predict.py on a small run: the probabilities are those of the run's own evaluation."""
+"""predict.py on small runs: its probabilities are those of the run itself, and a checkpoint is all that it needs."""
 
 import json
 import logging
+import re
+import shutil
+import textwrap
+from contextlib import chdir
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import predict
 import train
+import trainers  # noqa: F401 - registers
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from sweep.recipes import config_of
+
+ROOT = Path(__file__).resolve().parents[1]
+OPTS = ["DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "1"]
+
+
+def _tiny(name: str) -> str:
+    """A trainer's configuration file for the carried CLIP; "" if it has none."""
+    try:
+        with chdir(ROOT):
+            return config_of(name, "all", "drawn_thermal", 2)
+    except ValueError:
+        return ""
+
+
+CONFIGS = {name: config for name in TRAINER_REGISTRY.registered_names() if (config := _tiny(name))}
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory, repo_root):
+def data(tmp_path_factory):
+    """The root of the data sets."""
+    return tmp_path_factory.mktemp("data")
+
+
+def _config(name: str, data: Path, output: Path):
+    words = ["--root", str(data), "--seed", "1", "--trainer", name, "--output-dir", str(output)]
+    words += ["--dataset-config-file", str(ROOT / "configs/datasets/drawn_thermal.yaml")]
+    words += ["--config-file", str(ROOT / f"configs/trainers/{CONFIGS[name]}.yaml"), *OPTS]
+    return train.build_config(train.build_parser().parse_args(words))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, data):
     """A CoOp run of one epoch on base classes: its folder, its metrics and its test images by label."""
-    folder = tmp_path_factory.mktemp("predict")
-    words = ["--root", str(folder / "data"), "--seed", "1", "--trainer", "CoOp", "--output-dir", str(folder / "run")]
-    words += ["--dataset-config-file", str(repo_root / "configs/datasets/drawn_thermal.yaml")]
-    words += ["--config-file", str(repo_root / "configs/trainers/CoOp/tiny_vit_ep50_ctxv1.yaml")]
-    opts = ["DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "1"]
-    train.run(train.build_parser().parse_args([*words, *opts]))
-    metrics = json.loads((folder / "run" / "metrics.json").read_text())
-    images = folder / "data" / "drawn_thermal" / "images"
-    tests = json.loads((folder / "data" / "drawn_thermal" / "split.json").read_text())["test"]
+    folder = tmp_path_factory.mktemp("predict") / "run"
+    build_trainer(_config("CoOp", data, folder)).train()
+    metrics = json.loads((folder / "metrics.json").read_text())
+    images = data / "drawn_thermal" / "images"
+    tests = json.loads((data / "drawn_thermal" / "split.json").read_text())["test"]
     tests = [(str(images / path), name) for path, label, name in tests if label < metrics["num_classes"]]
-    return folder / "run", metrics, tests
+    return folder, metrics, tests
+
+
+@pytest.fixture(scope="module", params=sorted(CONFIGS))
+def any_run(request, data, tmp_path_factory):
+    """A run of any trainer: its name, its folder, eight test images, their probabilities by the run itself."""
+    folder = tmp_path_factory.mktemp(request.param) / "run"
+    trainer = build_trainer(_config(request.param, data, folder))
+    trainer.train()
+    batch = next(iter(trainer.test_loader))
+    with torch.no_grad():
+        logits = trainer.model_inference(trainer.parse_batch_test(batch)[0])
+    if trainer.get_model_names():
+        (folder / "metrics.json").unlink()
+    return request.param, folder, batch["impath"][:8], torch.softmax(logits.float(), dim=-1)[:8].numpy()
+
+
+def test_there_are_trainers():
+    assert len(CONFIGS) > 15
+
+
+def test_a_checkpoint_is_all_that_is_needed(any_run, tmp_path):
+    _, folder, paths, expected = any_run
+    again = predict.Predictor(folder)(paths)
+    assert again.dtype == np.float32
+    np.testing.assert_allclose(again, expected, atol=1e-5)
+    for file in folder.glob("*/model.pth.tar-*"):
+        np.testing.assert_array_equal(predict.Predictor(shutil.copy(file, tmp_path))(paths), again)
+
+
+def test_other_classes_are_served_or_refused(any_run):
+    _, folder, paths, _ = any_run
+    names = ["red circle", "blue star", "zebra"]
+    predictor = predict.Predictor(folder)
+    if getattr(predictor.trainer.model, "owns_classes", False):
+        with pytest.raises(ValueError, match="belongs to its classes"):
+            predict.Predictor(folder, classnames=names)
+    else:
+        other = predict.Predictor(folder, classnames=names)(paths)
+        assert other.shape == (len(paths), 3)
+        np.testing.assert_allclose(other.sum(axis=1), 1, atol=1e-5)
+
+
+def test_exported_features(any_run, tmp_path):
+    name, folder, paths, expected = any_run
+    predictor = predict.Predictor(folder)
+    predict.write_features(predictor, paths, predictor(paths), str(tmp_path / "f.npz"))
+    arrays = np.load(tmp_path / "f.npz")
+    n, c, e = len(paths), len(predictor.classnames), predictor.trainer.backbone.embed_dim
+    shapes = {"images": (n,), "classnames": (c,), "probabilities": (n, c), "image_features": (n, e)}
+    shapes |= {} if name == "CoCoOp" else {"text_features": (c, e)}
+    assert {key: arrays[key].shape for key in arrays} == shapes
+    assert [str(path) for path in arrays["images"]] == list(paths)
+    assert [str(text) for text in arrays["classnames"]] == predictor.classnames
+    for key in shapes.keys() - {"images", "classnames"}:
+        assert arrays[key].dtype == np.float32
+        assert np.isfinite(arrays[key]).all()
+    np.testing.assert_allclose(arrays["probabilities"], expected, atol=1e-5)
 
 
 @pytest.fixture
@@ -58,7 +148,8 @@ def test_features_give_the_probabilities(run):
     expected = np.exp(logits - logits.max(axis=1, keepdims=True))
     expected /= expected.sum(axis=1, keepdims=True)
     assert np.allclose(predictor(paths), expected, atol=1e-4)
-    assert predictor([]).shape == (0, len(predictor.classnames))
+    with pytest.raises(ValueError, match="no image"):
+        predictor([])
 
 
 def test_other_classes_and_the_data_set_is_left_as_it_was(run):
@@ -79,7 +170,7 @@ def test_command_line(run, tmp_path, capsys, loud):
     line = capsys.readouterr().out
     assert line.startswith(path)
     assert line.count("%") == 2
-    assert set(np.load(features)) == {"image_features", "text_features", "images", "classnames"}
+    assert {"image_features", "text_features", "probabilities"} < set(np.load(features))
     assert predict.main([str(folder), path, other, "--format", "csv"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3
@@ -96,7 +187,9 @@ def test_command_line(run, tmp_path, capsys, loud):
     ("words", "named"),
     [
         (["{run}", "nowhere.jpg"], "nowhere.jpg"),
-        (["{run}/nothing", "{image}"], "metrics.json"),
+        (["{run}/nothing", "{image}"], "holds no checkpoint"),
+        (["{run}", "{image}", "--opts", "MODEL.BACKBONE.PATH", "gone.pt"], "gone.pt"),
+        (["{run}", "{image}", "--opts", "MODEL.BACKBON.PATH", "x"], "MODEL.BACKBONE"),
         (["{run}", "{folder}"], "holds no image"),
         (["{run}", "{image}", "--epoch", "7"], "model.pth.tar-7"),
     ],
@@ -113,3 +206,33 @@ def test_an_unreadable_image_is_named(run, tmp_path, capsys, loud):
     (tmp_path / "broken.png").write_text("no picture")
     assert predict.main([str(folder), str(tmp_path)]) == 2
     assert "broken.png" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_other_code_is_refused(run, tmp_path, capsys, loud):
+    torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "model.pth.tar-1")
+    assert predict.main([str(tmp_path / "model.pth.tar-1"), run[2][0][0]]) == 2
+    assert "was not written by train.py" in capsys.readouterr().err
+
+
+def test_an_evaluation_has_nothing_to_apply(run, tmp_path, capsys, loud):
+    shutil.copy(run[0] / "metrics.json", tmp_path)
+    assert predict.main([str(tmp_path), run[2][0][0]]) == 2
+    assert "no checkpoint" in capsys.readouterr().err
+
+
+def test_classes_of_one_name_are_shown_as_one():
+    text = predict.render(["a.jpg"], ["missile", "cat", "missile"], np.array([[0.3, 0.4, 0.3]]), "table", 1)
+    assert text == "a.jpg   60.00% missile\n"
+
+
+def test_the_lines_in_the_readme(run, tmp_path, monkeypatch, capsys):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    code = textwrap.dedent(re.search(r"(?:^    .*\n)*    from predict import .*\n(?:    .*\n)+", readme, re.M)[0])
+    assert len(code.splitlines()) == 5
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "dtd").symlink_to(run[0])
+    shutil.copy(run[2][0][0], tmp_path / "photo.jpg")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT))
+    exec(compile(code, "README.md", "exec"), {})  # the lines as they stand there
+    assert run[1]["per_class"][0]["classname"] in capsys.readouterr().out

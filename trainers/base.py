@@ -285,7 +285,12 @@ class MethodTrainer(TrainerX):
             return
         if not directory:
             raise ValueError("no directory to load from: evaluating an untrained method is refused (give --model-dir)")
-        path = find_checkpoint(Path(directory) / self.registered, epoch, self.cfg.TEST.FINAL_MODEL == "best_val")
+        best = self.cfg.TEST.FINAL_MODEL == "best_val"
+        self.load_learned(find_checkpoint(Path(directory) / self.registered, epoch, best))
+
+    def load_learned(self, path: str | os.PathLike[str]) -> None:
+        """Load what a checkpoint file holds; raises as `load_model`."""
+        path = Path(path)
         checkpoint = load_checkpoint(str(path))
         self._compare_runs(checkpoint, path)
         self.model.load_state_dict(self._state_for_classes(checkpoint, path))
