@@ -96,14 +96,16 @@ def trainer_config(name: str, optim: dict, keys: dict, output_dir: Path, dataset
     return cfg
 
 
-def make_trainer(cfg, backbone: Backbone, classnames: list[str], batches: list[dict], template: str = ""):
+def make_trainer(
+    cfg, backbone: Backbone, classnames: list[str], batches: list[dict], template: str = "", precision: str = "fp32"
+):
     """The registered trainer over given batches in their order, recording each step's trajectory."""
     cls = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
 
     class Recorded(cls):
         def build_data_loader(self):
             self.backbone = backbone
-            self.precision = Precision("fp32", self.device)
+            self.precision = Precision(precision, self.device)
             self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames), template=template))
             self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader = batches, None, None, []
             self.num_classes, self.num_source_domains = len(classnames), 0
