@@ -21,7 +21,7 @@ BENCHMARKS = (
 )
 IMAGENET_VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
-ZERO_SHOT = "Zeroshot"  # how the names of trainers that learn nothing begin
+ZERO_SHOT = "Zeroshot"  # how the names of zero-shot CLIP's trainers begin
 
 TEMPLATES = {
     "base": "base2new/train_base/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
@@ -64,11 +64,6 @@ class Place:
     variant: str = ""
     source: str = "imagenet"
 
-    @property
-    def learns(self) -> bool:
-        """Whether the trainer has anything to learn; one that has not gives the same for every seed."""
-        return not self.trainer.startswith(ZERO_SHOT)
-
     def path(self) -> str:
         """Directory of the run, relative to the output folder, with `/`."""
         fields = {**vars(self), "zeroshot": self.trainer}
@@ -90,8 +85,18 @@ def _compile(template: str) -> re.Pattern[str]:
 _RECOGNISERS = {role: _compile(template) for role, template in TEMPLATES.items()}
 
 
-def recognise(path: str) -> Place | None:
-    """The place that a directory (absolute, with `/`) is, or None if no template makes such a one."""
+def recognise(path: str, learnless: str = "") -> Place | None:
+    """The place that a directory (absolute, with `/`) is, or None if no template makes such a one.
+
+    Args:
+        path: the directory.
+        learnless: name of the trainer whose run it is, if it learns nothing. The directories of zero-shot CLIP are
+            known without it, by their name.
+    """
+    if learnless and not learnless.startswith(ZERO_SHOT):
+        found = re.search(rf"(?:^|/){re.escape(learnless)}/([^/]+)/([^/]+)$", path)
+        if found:
+            return Place("zeroshot", found[2], learnless, found[1])
     for role, pattern in _RECOGNISERS.items():
         if match := pattern.search(path):
             found = match.groupdict()

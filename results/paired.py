@@ -29,7 +29,7 @@ def paired(records: Iterable[Record], first: str, second: str, order: Sequence[s
     for name in (first, second):
         if name not in names:
             raise ValueError(f"--paired: no method {name!r}; there are: {', '.join(sorted(names)) or 'none'}")
-    constant = {record.place.trainer for record in records if not record.place.learns}
+    constant = {record.place.trainer for record in records if not record.learns}
     a, b = names[first], names[second]
     datasets = in_order((dataset for dataset, method in pairs if method == a and (dataset, b) in pairs), order)
     table = Table(

@@ -12,7 +12,7 @@ from results.layout import ZERO_SHOT
 from results.published import facts
 from results.records import Record
 from results.statistics import harmonic_mean
-from results.tables import Method, in_order, mean_of, method_names, methods_in_order, pairs_of
+from results.tables import Method, in_order, mean_of, method_names, method_of, methods_in_order, pairs_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,15 +58,16 @@ def difficulty(records: Sequence[Record]) -> dict[str, tuple[float, str]]:
                 continue
             if role == "published" and place.dataset in published:
                 found[place.dataset] = published[place.dataset], origin
-            elif place.role == role and not place.learns and record.metrics.get("num_classes") and record.accuracy:
-                found[place.dataset] = 100 / (record.metrics["num_classes"] * record.accuracy), origin
+            elif place.role == role and _is_zero_shot(method_of(record)) and record.metrics.get("num_classes"):
+                found[place.dataset] = 100 / (record.metrics["num_classes"] * max(record.accuracy, 0.01)), origin
     return found
 
 
 def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
     """Gain of the harmonic mean over zero-shot CLIP against relative transfer difficulty, a point per data set."""
     means, hard = _base_new(records), difficulty(records)
-    zero = {dataset: harmonic_mean(*pair) for (dataset, method), pair in means.items() if _is_zero_shot(method)}
+    references = sorted((key for key in means if _is_zero_shot(key[1])), reverse=True)  # ZeroshotCLIP last: it counts
+    zero = {dataset: harmonic_mean(*means[dataset, method]) for dataset, method in references}
     learned = [key for key in means if not _is_zero_shot(key[1]) and key[0] in zero and key[0] in hard]
     if not learned:
         return None

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from results import logs
-from results.layout import Place, recognise
+from results.layout import ZERO_SHOT, Place, recognise
 
 METRICS, FAILURE = "metrics.json", "failed.json"
 NEEDED = ("trainer", "dataset", "seed", "accuracy")
@@ -31,6 +31,11 @@ class Record:
     path: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method learns anything; if not, every seed gives the same. Without metrics the name says."""
+        return self.metrics.get("learns", not self.place.trainer.startswith(ZERO_SHOT))
 
     @property
     def accuracy(self) -> float:
@@ -70,30 +75,41 @@ def divergence(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-def read_run(directory: str | os.PathLike[str], from_logs: bool = False) -> Record | None:
+def read_run(directory: str | os.PathLike[str], from_logs: bool = False, place: Place | None = None) -> Record | None:
     """The run in a directory, or None if none was begun there or the directory is of no known layout.
 
-    With `from_logs`, a run without `metrics.json` is read from its `log.txt`: one of the code family, made elsewhere.
+    Args:
+        directory: of the run.
+        from_logs: read a run without `metrics.json` from its `log.txt`: one of the code family, made elsewhere.
+        place: what the directory is, where that is known and its name alone may not say it.
     """
     directory = os.path.abspath(directory)
-    place = recognise(Path(directory).as_posix())
     files = {entry.name for entry in os.scandir(directory)} if os.path.isdir(directory) else set()
-    if place is None or not files & {METRICS, FAILURE, "log.txt"}:
+    if not files & {METRICS, FAILURE, "log.txt"}:
+        return None
+    metrics, damage = _read_or_say(os.path.join(directory, METRICS)) if METRICS in files else ({}, "")
+    learnless = metrics["trainer"] if metrics.get("learns") is False else ""
+    place = recognise(Path(directory).as_posix(), learnless) or place
+    if place is None:
         return None
     if METRICS in files:
-        try:
-            metrics = read_metrics(os.path.join(directory, METRICS))
-        except ValueError as error:
-            return Record(place, directory, problem=f"failed: {error}")
-        return Record(place, directory, metrics, divergence(metrics))
+        return Record(place, directory, metrics, damage or divergence(metrics))
     if FAILURE in files:
         return Record(place, directory, problem=_failure(os.path.join(directory, FAILURE)))
     return _from_log(place, directory) if from_logs else Record(place, directory, problem="unfinished")
 
 
+def _read_or_say(path: str) -> tuple[dict[str, Any], str]:
+    """The metrics in a file, and what is wrong with it."""
+    try:
+        return read_metrics(path), ""
+    except ValueError as error:
+        return {}, f"failed: {error}"
+
+
 def _from_log(place: Place, directory: str) -> Record:
     """What the log of a run says: accuracy, macro F1 and the backbone, if its configuration was printed."""
-    tested = place.role in ("new", "transfer", "zeroshot") or not place.learns
+    tested = place.role in ("new", "transfer", "zeroshot") or place.trainer.startswith(ZERO_SHOT)
     signals = logs.END_OF_TEST if tested else logs.END_OF_TRAINING
     found = logs.read_run(directory, "accuracy", signals)
     if found.value is None:

@@ -215,7 +215,7 @@ def missing_seeds(
         names: what the methods are called.
         seeds: those that are expected; by default those that any run has.
     """
-    constant = {method_of(record) for record in records if not record.place.learns}
+    constant = {method_of(record) for record in records if not record.learns}
     expected = set(seeds) or {record.place.seed for record in records if method_of(record) not in constant}
     sentences = []
     for (dataset, method), there in found.items():

@@ -151,7 +151,7 @@ def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (),
     methods = methods_in_order({method_of(record) for record in records}, order)
     names = method_names(methods)
     table = Table(f"{title} in percent", ["data set", "method", "n", "accuracy", "macro F1"])
-    if any(record.place.learns for record in records):
+    if any(record.learns for record in records):
         table.notes.append(f"mean over n seeds; {SPREAD}")
     found: dict[tuple[str, Method], dict[int, Record]] = {}
     for record in records:

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT, Place
-from sweep.recipes import ALSO_PARTS, CLASS_BOUND, CONFIGS, config_of, opts_of
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS, Place
+from sweep.recipes import CONFIGS, config_of, kind, opts_of
 
 PART_OF = {"base": "train", "all": "train", "zeroshot": "train", "new": "test", "transfer": "test"}
 
@@ -60,7 +60,7 @@ class Setting:
 
     def seeds_of(self, trainer: str) -> tuple[int, ...]:
         """The seeds to run: the first alone for a trainer that learns nothing."""
-        return self.seeds[:1] if trainer.startswith(ZERO_SHOT) else self.seeds
+        return self.seeds if kind(trainer).learns else self.seeds[:1]
 
     def config(self, trainer: str, use: str, dataset: str) -> str:
         """`FOLDER/STEM` of the trainer's configuration file."""
@@ -72,11 +72,12 @@ class Setting:
     def run(self, place: Place, config: str, opts: Sequence[str] = (), trained: Run | None = None) -> Run:
         """The run of a place; with `trained`, the evaluation of what that run learned."""
         directory = f"{self.output.rstrip('/')}/{place.path()}"
-        needs = trained.output_dir if trained and place.learns else ""
+        learns = kind(place.trainer).learns
+        needs = trained.output_dir if trained and learns else ""
         argv = ["--root", self.root, "--seed", str(place.seed), "--trainer", place.trainer]
         argv += ["--dataset-config-file", str(CONFIGS / "datasets" / f"{place.dataset}.yaml")]
         argv += ["--config-file", str(CONFIGS / "trainers" / f"{config}.yaml"), "--output-dir", directory]
-        if needs or not place.learns:
+        if needs or not learns:
             argv.append("--eval-only")
         if needs:
             argv += ["--model-dir", needs, *(["--load-epoch", self.load_epoch] if self.load_epoch else [])]
@@ -91,7 +92,7 @@ def base2new(setting: Setting, trainers: Sequence[str], datasets: Sequence[str])
     Raises:
         ValueError: a trainer whose learned state belongs to its classes.
     """
-    _refuse_class_bound(trainers, "new classes")
+    _refuse_others(trainers, ("any",), "new classes")
     runs = []
     for dataset in datasets:
         for trainer in trainers:
@@ -111,7 +112,7 @@ def transfer(setting: Setting, trainers: Sequence[str], datasets: Sequence[str])
         ValueError: a trainer whose learned state belongs to its classes, and cannot be tested on a part of them.
     """
     variants = set(datasets) <= set(IMAGENET_VARIANTS)
-    _refuse_class_bound([name for name in trainers if not (variants and name in ALSO_PARTS)], "other data sets")
+    _refuse_others(trainers, ("any", "part") if variants else ("any",), "other data sets")
     runs = []
     for trainer in trainers:
         config = setting.config(trainer, "transfer", setting.source)
@@ -140,7 +141,7 @@ def zero_shot(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]
     runs = []
     for dataset in datasets:
         for trainer in trainers:
-            if not trainer.startswith(ZERO_SHOT):
+            if kind(trainer).learns:
                 raise ValueError(f"{trainer} learns: the zero-shot protocol is for trainers that do not")
             config = setting.config(trainer, "all", dataset)
             place = Place("zeroshot", dataset, trainer, Path(config).name, seed=setting.seeds[0])
@@ -148,9 +149,9 @@ def zero_shot(setting: Setting, trainers: Sequence[str], datasets: Sequence[str]
     return runs
 
 
-def _refuse_class_bound(trainers: Sequence[str], what: str) -> None:
-    """Raise a ValueError if what a trainer learns belongs to its classes."""
-    bound = [name for name in trainers if name in CLASS_BOUND]
+def _refuse_others(trainers: Sequence[str], serving: Sequence[str], what: str) -> None:
+    """Raise a ValueError if what a trainer learns serves classes of other kinds alone (`SimpleTrainer.serves`)."""
+    bound = [name for name in trainers if kind(name).serves not in serving]
     if bound:
         raise ValueError(f"what {', '.join(bound)} learns belongs to its classes and cannot be tested on {what}")
 

@@ -1,15 +1,16 @@
 """Which configuration file a method uses where, unless `--configs` says otherwise: the official scripts' choices."""
 
+from fnmatch import fnmatchcase
 from pathlib import Path
+
+from dassl.engine import TRAINER_REGISTRY
 
 CONFIGS = Path("configs")
 CARRIED = ("drawn_", "digits")  # data sets that need no download, which go with the carried CLIP
 CARRIED_CONFIGS = "tiny_vit*.yaml"
-CLASS_BOUND = ("TaskRes", "TipAdapter", "TipAdapterF")  # what they learn belongs to the classes they are trained on
-ALSO_PARTS = ("TaskRes",)  # of these, which can be tested on a part of those classes (variants of ImageNet)
 
 # trainer -> use -> configuration. A use is followed by the data set or the number of shots that it is meant for; where
-# it is not declared, that of base-to-new counts.
+# it is not declared, that of base-to-new counts. A trainer that is not here has the only file of its folder.
 RECIPES: dict[str, dict[str, str]] = {
     "ZeroshotCLIP": {"base2new": "CoOp/vit_b16", "carried": "ZeroshotCLIP/tiny_vit"},
     "ZeroshotCLIP2": {"base2new": "CoOp/vit_b16", "carried": "ZeroshotCLIP/tiny_vit"},
@@ -73,6 +74,13 @@ FOR_SETS: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 
 
+def kind(trainer: str) -> type:
+    """The class of a registered trainer: it says whether it learns, and which classes it serves (`SimpleTrainer`)."""
+    import trainers  # noqa: F401 - registers what is in the folder
+
+    return TRAINER_REGISTRY.get(trainer)
+
+
 def opts_of(trainer: str, cfg: str, dataset: str) -> tuple[str, ...]:
     """The KEY VALUE pairs that a recipe has for a data set (the one that is trained on)."""
     datasets, opts = FOR_SETS.get((trainer, cfg), ((), ()))
@@ -101,7 +109,9 @@ def config_of(trainer: str, use: str, dataset: str, shots: int) -> str:
         for key in (*on_imagenet, f"{use} {shots}", use, "base2new"):
             if key in declared:
                 return declared[key] if "/" in declared[key] else f"{trainer}/{declared[key]}"
-        there = _files(trainer, "*.yaml")
+        there = [name for name in _files(trainer, "*.yaml") if not fnmatchcase(f"{name}.yaml", CARRIED_CONFIGS)]
+        if len(there) == 1 and not declared:
+            return f"{trainer}/{there[0]}"
     raise ValueError(
         f"no configuration of {trainer} is declared for {dataset} ({use}): choose one with --configs {trainer}=NAME; "
         f"in {CONFIGS / 'trainers' / trainer} there are: {', '.join(there) or 'none'}"

@@ -46,7 +46,7 @@ def describe(complete: Sequence[Run], todo: Sequence[Run], untrained: Sequence[s
 
 def table_of(protocol: str, part: str, runs: Sequence[Run], seeds: Sequence[int], order: Sequence[str]) -> Table:
     """The table of the runs as they lie on disk: the protocol's, or, for a part of it, accuracy and macro F1."""
-    records = [record for run in runs if (record := read_run(run.output_dir))]
+    records = [record for run in runs if (record := read_run(run.output_dir, place=run.place))]
     if part:
         return accuracies(records, f"{protocol}, {part}", seeds, order)
     if protocol == "base2new":
@@ -87,7 +87,7 @@ def write_averages(runs: Sequence[Run]) -> str:
     """
     groups: dict[Path, list[Record]] = {}
     for run in runs:
-        record = read_run(run.output_dir)
+        record = read_run(run.output_dir, place=run.place)
         if record and not record.problem:
             groups.setdefault(Path(run.output_dir).parent, []).append(record)
     texts = []

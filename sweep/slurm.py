@@ -197,7 +197,7 @@ def _settle(group: Sequence[Run], job: Any, lost: bool, outcome: Outcome, tell: 
         elif finished(run):
             reason = ""
         else:
-            record = read_run(run.output_dir)
+            record = read_run(run.output_dir, place=run.place)
             known = record.problem if record and record.problem not in ("", "unfinished") else "its job ended"
             known = known.removeprefix("failed: ")
             reason = f"{known} (see {job.paths.stderr})"

@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import dassl
 import train
 from dassl.config import get_cfg_default
-from dassl.engine.record import NOT_HASHED, plain
+from dassl.engine.record import NOT_HASHED, plain, recipe_of
 from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
 from sweep.plan import Run
+from sweep.recipes import kind
 
 logger = logging.getLogger(__name__)
 
@@ -64,29 +64,49 @@ def finished(run: Run) -> bool:
 
 
 def _made(run: Run, wanted: Mapping[str, Any]) -> str:
-    """When the run's result was written (ISO time), "" if there is none; AnotherConfiguration if it is another's."""
+    """When the run's result was written (ISO time), "" if there is none.
+
+    Raises:
+        AnotherConfiguration: it was made with other settings, by another recipe, or on other weights.
+    """
     metrics, request = (os.path.join(run.output_dir, name) for name in (METRICS, REQUEST))
     if os.path.isfile(metrics):
         record = read_metrics(metrics)
-        found, version = record.get("config", {}), record.get("versions", {}).get("dassl", dassl.__version__)
         made = record.get("created", "")
     elif os.path.isfile(request):
-        content = read_json(request)
-        found, version, made = content["config"], content["version"], ""
+        record, made = read_json(request), ""
     else:
         return ""
-    differences = compare(wanted, flat(found))
+    differences = compare(wanted, flat(record.get("config", {}))) + _other_code_or_weights(run, wanted, record)
     if made and "--load-epoch" in run.argv:
         epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
         differences += [f"epoch {record['epoch']} there, {epoch} wanted"] if record["epoch"] != epoch else []
-    if version != dassl.__version__:
-        differences.append(f"version of the code: {version} there, {dassl.__version__} now")
     if differences:
         raise AnotherConfiguration(
             f"{run.output_dir} holds a run with other settings ({'; '.join(differences[:4])}). Give another --output, "
             "or --redo, which deletes and repeats the runs of this sweep that differ"
         )
     return made
+
+
+def _other_code_or_weights(run: Run, wanted: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    """In which recipe and weights a run differs from what would be used now, where its record says which they were."""
+    found = [("recipe", record.get("recipe"), recipe_of(kind(run.place.trainer)))]
+    if record.get("backbone_digest"):
+        now = _weights_digest(wanted["MODEL.BACKBONE.NAME"], wanted["MODEL.BACKBONE.PATH"])
+        found.append(("digest of the weights", record["backbone_digest"][:12], now[:12]))
+    return [f"{what}: {there} there, {now} now" for what, there, now in found if there and now and there != now]
+
+
+@functools.cache
+def _weights_digest(name: str, path: str) -> str:
+    """The digest of the weights in a file of the user's, which may have changed; "" for weights that have a name alone.
+
+    These are verified when they are loaded, and reading them here would delay every sweep by seconds.
+    """
+    from clip.backbone import load_backbone
+
+    return load_backbone(name, path).digest if os.path.isfile(path or name) else ""
 
 
 def requested(argv: tuple[str, ...]) -> dict[str, Any]:
@@ -165,7 +185,7 @@ def started(run: Run) -> Iterator[None]:
         if os.path.exists(failure):
             os.unlink(failure)
         config = plain(train.build_config(train.build_parser().parse_args(list(run.argv))))
-        request = {"argv": list(run.argv), "version": dassl.__version__, "config": config}
+        request = {"argv": list(run.argv), "recipe": recipe_of(kind(run.place.trainer)), "config": config}
         write_json(request, os.path.join(run.output_dir, REQUEST))
         yield
 

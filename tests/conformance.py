@@ -58,6 +58,8 @@ def check_run(trainer: MethodTrainer) -> dict:
     learned = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
     assert metrics["trainable_parameters"] == sum(parameter.numel() for parameter in learned)
     assert 0 <= metrics["accuracy"] <= 100
+    assert metrics["learns"] is bool(trainer.get_model_names())
+    assert metrics["recipe"].endswith(f".{trainer.recipe}")
     assert all(torch.isfinite(parameter).all() for parameter in learned)
     assert all(parameter.dtype == torch.float32 for parameter in learned)
     return metrics
@@ -80,7 +82,8 @@ def check_round_trip(trained: MethodTrainer, make_again, folder: str) -> None:
 
 
 def check_other_classes(other: MethodTrainer, folder: str) -> None:
-    """Another class list is evaluated, or refused with a sentence that says why."""
+    """Another class list is evaluated, or refused with a sentence that says why; the trainer says which of the two."""
+    assert (other.serves == "any") is not other.model.owns_classes
     if not other.model.owns_classes:
         other.load_model(folder)
         assert logits(other).shape == (len(other.test_loader.dataset), other.num_classes)

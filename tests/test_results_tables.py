@@ -30,6 +30,22 @@ def test_a_path_is_recognised_as_the_place_that_made_it(role):
     assert recognise(f"/somewhere/output/{place.path()}") == place
 
 
+def test_a_method_that_learns_nothing_says_so_in_its_metrics(tmp_path):
+    own = Place("zeroshot", "dtd", "Guessing", "usual")
+    write_run(tmp_path, own, 40.0, learns=False)
+    write_run(tmp_path, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 41.0)
+    write_run(tmp_path, Place("base", "dtd", "CoOp", "c", 16, 1), 42.0)
+    (tmp_path / "dtd_test").mkdir()
+    (tmp_path / "dtd_test" / "metrics.json").write_text("{}")
+    found = {record.place.trainer: record for record in read_records(tmp_path)}
+    assert found["Guessing"].place == own
+    assert {name: record.learns for name, record in found.items()} == {
+        "Guessing": False,
+        "ZeroshotCLIP": False,
+        "CoOp": True,
+    }
+
+
 def test_directories_are_those_of_the_official_scripts():
     assert Place("base", "dtd", "APEX", "c", 16, 3).path() == "base2new/train_base/dtd/shots_16/APEX/c/seed3"
     assert Place("new", "dtd", "APEX", "c", 16, 3).path() == "base2new/test_new/dtd/shots_16/APEX/c/seed3"

@@ -4,11 +4,13 @@ import contextlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
 
 from results.records import read_metrics
 from results.seeds import parse_seeds
@@ -16,7 +18,7 @@ from sweep import cli
 from sweep.plan import Setting, base2new
 from sweep.progress import Bar
 from sweep.recipes import config_of
-from sweep.state import AnotherConfiguration, compare, examine, failed, requested, started
+from sweep.state import AnotherConfiguration, _weights_digest, compare, examine, failed, redo, requested, started
 
 FAST = ["OPTIM.MAX_EPOCH", "1"]
 
@@ -113,6 +115,12 @@ def _finish(run, created, **config):
     Path(run.output_dir, "metrics.json").write_text(json.dumps(metrics))
 
 
+def _note(run, **fields):
+    """Add fields to the metrics of a run."""
+    path = Path(run.output_dir, "metrics.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
 def test_what_is_complete(tmp_path):
     train, test = base2new(_setting(tmp_path, seeds=(1,)), ["CoOp"], ["drawn_thermal"])
     assert examine([train, test]).todo == [train, test]
@@ -125,6 +133,45 @@ def test_what_is_complete(tmp_path):
     other = base2new(_setting(tmp_path, seeds=(1,), opts=("OPTIM.LR", "0.5")), ["CoOp"], ["drawn_thermal"])
     with pytest.raises(AnotherConfiguration, match=r"OPTIM.LR: 0.02 there, 0.5 wanted"):
         examine(other)
+
+
+def test_another_recipe_is_not_complete(tmp_path, monkeypatch):
+    from trainers.coop import CoOp
+
+    train, _ = base2new(_setting(tmp_path, seeds=(1,)), ["CoOp"], ["drawn_thermal"])
+    _finish(train, "2026-01-02T00:00:00+00:00")
+    _note(train, recipe="1.1")
+    assert examine([train]).complete == [train]
+    monkeypatch.setattr(CoOp, "recipe", 2)
+    with pytest.raises(AnotherConfiguration, match=r"recipe: 1.1 there, 1.2 now"):
+        examine([train])
+    Path(train.output_dir, "metrics.json").unlink()
+    with started(train):
+        pass
+    assert examine([train]).todo == [train], "it was begun by this recipe"
+    monkeypatch.setattr("dassl.engine.record.RECIPE", 2)
+    with pytest.raises(AnotherConfiguration, match=r"recipe: 1.2 there, 2.2 now"):
+        examine([train])
+    assert redo([train]) == [train]
+    assert examine([train]).todo == [train]
+
+
+def test_other_weights_in_the_file_are_noticed(tmp_path, small_weights):
+    from clip.backbone import load_backbone
+
+    weights = tmp_path / "weights.pt"
+    shutil.copy(small_weights, weights)
+    opts = ("MODEL.BACKBONE.NAME", str(weights))
+    train, _ = base2new(_setting(tmp_path, seeds=(1,), opts=opts), ["CoOp"], ["drawn_thermal"])
+    _finish(train, "2026-01-02T00:00:00+00:00")
+    _note(train, backbone_digest=load_backbone(str(weights)).digest)
+    assert examine([train]).complete == [train]
+    _weights_digest.cache_clear()
+    other = torch.load(weights, weights_only=True)
+    other["logit_scale"] += 1
+    torch.save(other, weights)
+    with pytest.raises(AnotherConfiguration, match="digest of the weights"):
+        examine([train])
 
 
 def test_an_interrupted_run_of_other_settings_is_not_resumed(tmp_path):

@@ -1,14 +1,16 @@
 """Plans: every registered trainer in every protocol that it can take part in, with files that exist."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 import trainers  # noqa: F401 - registers
 from dassl.engine import TRAINER_REGISTRY
-from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT
+from dassl.engine.trainer import SimpleTrainer
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS
 from sweep.plan import PROTOCOLS, Setting
-from sweep.recipes import ALSO_PARTS, CLASS_BOUND, RECIPES
+from sweep.recipes import RECIPES, kind
 from sweep.state import requested
 
 OWN = sorted(name for name, kind in TRAINER_REGISTRY if kind.__module__.startswith("trainers."))
@@ -33,11 +35,11 @@ def test_every_trainer_has_a_recipe():
 @pytest.mark.parametrize("trainer", OWN)
 @pytest.mark.parametrize("protocol", sorted(PROTOCOLS))
 def test_official_recipes(protocol, trainer):
-    if protocol == "zeroshot" and not trainer.startswith(ZERO_SHOT):
+    if protocol == "zeroshot" and kind(trainer).learns:
         with pytest.raises(ValueError, match="learns"):
             _runs(protocol, trainer)
         return
-    bound = trainer in CLASS_BOUND and not (protocol == "dg" and trainer in ALSO_PARTS)
+    bound = kind(trainer).serves not in (("any", "part") if protocol == "dg" else ("any",))
     if bound and protocol in ("base2new", "xd", "dg"):
         with pytest.raises(ValueError, match="belongs to its classes"):
             _runs(protocol, trainer)
@@ -59,9 +61,45 @@ def test_the_carried_sets_have_configurations_of_their_own(trainer):
     names = ["drawn_thermal", "digits"]
     for run in _runs("fewshot", trainer, names):
         assert requested(run.argv)["MODEL.BACKBONE.NAME"] == "tiny-ViT"
-    if trainer not in CLASS_BOUND:
+    if kind(trainer).serves == "any":
         runs = _runs("xd", trainer, names[1:], source=names[0])
         assert all(requested(run.argv)["MODEL.BACKBONE.NAME"] == "tiny-ViT" for run in runs)
+
+
+def test_what_trainers_declare_of_themselves():
+    assert [name for name in OWN if not kind(name).learns] == ["ZeroshotCLIP", "ZeroshotCLIP2"]
+    assert {name: kind(name).serves for name in OWN if kind(name).serves != "any"} == {
+        "TaskRes": "part",
+        "TipAdapter": "own",
+        "TipAdapterF": "own",
+    }
+
+
+@pytest.fixture
+def dropped_in(repo_root, tmp_path, monkeypatch):
+    """A trainer that nobody has heard of, which learns nothing, with one configuration file in a copy of `configs`."""
+    name = "Guessing"
+    shutil.copytree(repo_root / "configs", tmp_path / "configs")
+    folder = tmp_path / "configs" / "trainers" / name
+    folder.mkdir()
+    shutil.copy(repo_root / "configs/trainers/CoOp/vit_b16.yaml", folder / "usual.yaml")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, name, type(name, (SimpleTrainer,), {"learns": False}))
+    return name
+
+
+def test_a_dropped_in_trainer_says_itself_that_it_learns_nothing(dropped_in):
+    zero, new = PROTOCOLS["base2new"].plan(Setting("data", "out", 16, (1, 2, 3)), [dropped_in], ["dtd"])
+    assert "--eval-only" in zero.argv
+    assert not new.needs
+    assert zero.argv[zero.argv.index("--config-file") + 1] == "configs/trainers/Guessing/usual.yaml"
+    assert len(_runs("zeroshot", dropped_in, ["dtd"])) == 1
+
+
+def test_a_dropped_in_trainer_may_be_bound_to_its_classes(dropped_in, monkeypatch):
+    monkeypatch.setattr(TRAINER_REGISTRY.get(dropped_in), "serves", "own")
+    with pytest.raises(ValueError, match="Guessing learns belongs to its classes"):
+        _runs("base2new", dropped_in, ["dtd"])
 
 
 def test_number_of_runs():

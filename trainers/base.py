@@ -19,7 +19,7 @@ from clip.backbone import Backbone, load_backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
-from dassl.engine.record import NOT_HASHED, plain
+from dassl.engine.record import NOT_HASHED, plain, recipe_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, stream_seed
 from dassl.utils.torchtools import last_checkpoint
@@ -134,7 +134,10 @@ class MethodTrainer(TrainerX):
         paths = [last_checkpoint(os.path.join(directory, name)) for name in self.get_model_names()]
         for path in filter(None, paths):
             checkpoint = load_checkpoint(path)
-            if other := differences(checkpoint.get("config", {}), plain(self.cfg)):
+            now = recipe_of(type(self))
+            other = differences({"recipe": checkpoint.get("recipe", now)}, {"recipe": now})
+            other += differences(checkpoint.get("config", {}), plain(self.cfg))
+            if other:
                 raise ValueError(
                     f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
                     "--output-dir, or delete that one"
@@ -264,6 +267,7 @@ class MethodTrainer(TrainerX):
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             "backbone_digest": self.backbone.digest,
             "dataset": self.cfg.DATASET.NAME,
+            "recipe": recipe_of(type(self)),
             "classnames": list(self.dm.dataset.classnames),
             "config": plain(self.cfg),
         }

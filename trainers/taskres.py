@@ -61,6 +61,7 @@ class TaskRes(MethodTrainer):
     """Trains TaskRes."""
 
     node = "TaskRes"
+    serves = "part"  # the variants of ImageNet
     CONFIG = {"TaskRes": CfgNode({"RESIDUAL_SCALE": 1.0, "ENHANCED_BASE": "none", "PREC": "fp32"})}
 
     def check_cfg(self, cfg: CfgNode) -> None:

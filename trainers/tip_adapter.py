@@ -159,6 +159,7 @@ class CacheTrainer(MethodTrainer):
     """
 
     node = "TIPADAPTER"
+    serves = "own"
     registered = "tip_adapter"
     trains_keys = False
     # ALPHA -1: by data set. AUGMENT_EPOCHS: augmented passes whose features are averaged.

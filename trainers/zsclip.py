@@ -52,6 +52,7 @@ class ZeroshotCLIP(MethodTrainer):
     """Zero-shot CLIP with the data set's own template."""
 
     node = "ZEROSHOTCLIP"
+    learns = False
     CONFIG = {"ZEROSHOTCLIP": CfgNode({"PREC": "fp16"})}
 
     def templates(self) -> list[str]:

@@ -26,6 +26,12 @@ NOT_HASHED = (
     "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "TRAIN.MEMORY_GB",
     "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
 )  # fmt: skip
+RECIPE = 1  # is raised when code that all trainers share makes other numbers of the same configuration
+
+
+def recipe_of(kind: Any) -> str:
+    """Return the version of what a trainer class computes: the number of the shared code, then the class's own."""
+    return f"{RECIPE}.{kind.recipe}"
 
 
 def plain(cfg: Any) -> Any:
@@ -144,6 +150,8 @@ def make_record(trainer: Any, split: str, results: Mapping[str, float], eval_sec
         "config_hash": config_hash(cfg),
         "split_hash": split_hash(cfg.DATASET.ROOT, dataset.train_x, dataset.test),
         "config": plain(cfg),
+        "recipe": recipe_of(type(trainer)),
+        "learns": trainer.learns,
         "trainable_parameters": sum(p.numel() for p in parameters.values()),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -49,12 +49,22 @@ class SimpleTrainer(TrainerBase):
     Args:
         cfg: the configuration, frozen or not.
 
+    Class attributes:
+        recipe: version of what this class computes; raised when its code makes other numbers of the same configuration.
+        learns: whether it has anything to learn; one that has not gives the same for every seed.
+        serves: the classes that it can be tested on: ``"any"``, ``"part"`` (some of those that it was trained on) or
+            ``"own"`` (just these).
+
     Attributes:
         history: a dictionary per completed epoch: ``epoch`` (from 1), ``lr``, averages of what the steps reported.
         train_seconds: time spent in epochs so far, those before an interruption included.
         best_result: the best result on the validation set.
         last_result: what the last call of :meth:`test` returned; None before the first.
     """
+
+    recipe = 1
+    learns = True
+    serves = "any"
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
