@@ -261,22 +261,34 @@ def build_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)
-    import dassl  # noqa: F401 - sets up the logger that is made quiet here
-
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        images = find_images(args.images)
-        classnames = read_classes(args.classes) if args.classes else None
-        predictor = Predictor(args.run, classnames, args.epoch, args.opts)
-        probabilities = predictor(images)
-        if args.features:
-            write_features(predictor, images, probabilities, args.features)
+        with _quiet():
+            images = find_images(args.images)
+            classnames = read_classes(args.classes) if args.classes else None
+            predictor = Predictor(args.run, classnames, args.epoch, args.opts)
+            probabilities = predictor(images)
+            if args.features:
+                write_features(predictor, images, probabilities, args.features)
     except (ValueError, FileNotFoundError) as error:
         sys.stderr.write(f"predict.py: {error}\n")
         return 2
     sys.stdout.write(render(images, predictor.classnames, probabilities, args.format, args.top))
     return 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Let the loggers of the rooms below say nothing but warnings for the block."""
+    import dassl  # noqa: F401 - sets up its logger, which is made quiet here
+
+    levels = {name: logging.getLogger(name).level for name in LOGGERS}
+    for name in LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 def write_features(predictor: Predictor, images: Sequence[str], probabilities, path: str) -> None:

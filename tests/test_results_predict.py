@@ -1,7 +1,6 @@
 """predict.py on small runs: its probabilities are those of the run itself, and a checkpoint is all that it needs."""
 
 import json
-import logging
 import re
 import shutil
 import textwrap
@@ -116,15 +115,6 @@ def test_exported_features(any_run, tmp_path):
     np.testing.assert_allclose(arrays["probabilities"], expected, atol=1e-5)
 
 
-@pytest.fixture
-def loud():
-    """Leave the loggers as they were."""
-    levels = {name: logging.getLogger(name).level for name in predict.LOGGERS}
-    yield
-    for name, level in levels.items():
-        logging.getLogger(name).setLevel(level)
-
-
 def test_accuracy_is_that_of_the_run(run):
     folder, metrics, tests = run
     predictor = predict.Predictor(str(folder))
@@ -162,7 +152,7 @@ def test_other_classes_and_the_data_set_is_left_as_it_was(run):
     assert DATASET_REGISTRY.get("DrawnThermal") is before
 
 
-def test_command_line(run, tmp_path, capsys, loud):
+def test_command_line(run, tmp_path, capsys):
     folder, metrics, tests = run
     path, other = tests[0][0], tests[1][0]
     features = tmp_path / "f.npz"
@@ -194,27 +184,27 @@ def test_command_line(run, tmp_path, capsys, loud):
         (["{run}", "{image}", "--epoch", "7"], "model.pth.tar-7"),
     ],
 )
-def test_mistakes(run, tmp_path, capsys, loud, words, named):
+def test_mistakes(run, tmp_path, capsys, words, named):
     folder, _, tests = run
     places = {"run": folder, "image": tests[0][0], "folder": tmp_path}
     assert predict.main([word.format(**places) for word in words]) == 2
     assert named in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_named(run, tmp_path, capsys, loud):
+def test_an_unreadable_image_is_named(run, tmp_path, capsys):
     folder, _, _ = run
     (tmp_path / "broken.png").write_text("no picture")
     assert predict.main([str(folder), str(tmp_path)]) == 2
     assert "broken.png" in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_other_code_is_refused(run, tmp_path, capsys, loud):
+def test_a_checkpoint_of_other_code_is_refused(run, tmp_path, capsys):
     torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "model.pth.tar-1")
     assert predict.main([str(tmp_path / "model.pth.tar-1"), run[2][0][0]]) == 2
     assert "was not written by train.py" in capsys.readouterr().err
 
 
-def test_an_evaluation_has_nothing_to_apply(run, tmp_path, capsys, loud):
+def test_an_evaluation_has_nothing_to_apply(run, tmp_path, capsys):
     shutil.copy(run[0] / "metrics.json", tmp_path)
     assert predict.main([str(tmp_path), run[2][0][0]]) == 2
     assert "no checkpoint" in capsys.readouterr().err
