@@ -122,6 +122,8 @@ def test_a_real_slurm(tmp_path, repo_root):
     paths = os.pathsep.join([str(repo_root), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run(line, cwd=repo_root, capture_output=True, text=True, timeout=900, env=environment)
+    if done.returncode == 77:
+        pytest.skip(f"no SLURM could be started: {done.stderr}")
     assert done.returncode == 0, done.stdout + done.stderr
     answers = json.loads((tmp_path / "answers.json").read_text())
     assert answers["preempted"] == {"starts": 2, "resumed": 1, "tested": True, "epochs": 6}

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A SLURM of one node on the loopback, for the time of one command: slurm_local.sh COMMAND [ARGUMENTS]
 # Needs root and Debian's packages slurm-wlm and munge. Everything lies in a folder of its own, which is removed at the
-# end; what was started is ended by its process id.
+# end; what was started is ended by its process id. Exit status 77: there can be no SLURM here; the reason is said.
 set -euo pipefail
 for program in munged slurmctld slurmd sbatch; do
   command -v "$program" > /dev/null || { echo "$program is missing: apt-get install slurm-wlm munge" >&2; exit 77; }
@@ -67,6 +67,6 @@ started+=($!)
 for _ in $(seq 100); do [ "$(sinfo --noheader --format %t 2> /dev/null)" = idle ] && break; sleep 0.2; done
 if [ "$(sinfo --noheader --format %t)" != idle ]; then
   echo "the node did not become idle: $(sinfo --noheader --format '%t %E' 2>&1)" >&2
-  exit 1
+  exit 77
 fi
 "$@"
