@@ -17,7 +17,7 @@ import open_clip
 import torch
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer
-from open_clip.transformer import VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from safetensors import SafetensorError
 from timm.layers import RotaryEmbeddingCat
 from timm.models import Eva
@@ -32,6 +32,7 @@ from clip.towers import ImageTower, TextTower, largest_id
 from clip.weights import DownloadError
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
+Token = Callable[[Tensor], Tensor]  # (N, T, ...) -> (N, 1, ...), what is read out of each sequence
 
 
 # -- building and loading ----------------------------------------------------------------------------------------------
@@ -193,14 +194,17 @@ def _vit(visual: VisionTransformer, embed_dim: int, image_size: int) -> ImageTow
         pooled, _ = visual._pool(x[:, : visual.positional_embedding.shape[0]])
         return pooled @ visual.proj
 
+    blocks = visual.transformer.resblocks
+    one = visual.pool_type == "tok" and visual.attn_pool is None and _can_read_one(blocks[-1])
     return ImageTower(
         width=visual.transformer.width,
         output_dim=embed_dim,
         image_size=image_size,
         embed=embed,
         norm=visual.ln_pre,
-        blocks=tuple(visual.transformer.resblocks),
+        blocks=tuple(blocks),
         pool=pool,
+        last=partial(_read_one, blocks[-1], lambda x: x[:, :1]) if one else None,
     )
 
 
@@ -237,6 +241,23 @@ def _rotary_block(trunk: Eva, block: nn.Module, x: Tensor) -> Tensor:
     return block(x, rope=table)
 
 
+def _can_read_one(block: nn.Module) -> bool:
+    """Whether `_read_one` knows the steps of this block."""
+    return type(block) is ResidualAttentionBlock
+
+
+def _read_one(block: nn.Module, token: Token, x: Tensor, mask: Tensor | None = None) -> Tensor:
+    """What the last block gives for the token that is read out, (N, T, D) -> (N, 1, D): its own parts, one query.
+
+    The mask, (1 or N, T, T), is added to the attention.
+    """
+    if mask is not None:
+        mask = token(mask.expand(x.shape[0], -1, -1)).repeat_interleave(block.attn.num_heads, dim=0)
+    normed = block.ln_1(x)
+    x = token(x) + block.ls_1(block.attention(token(normed), normed, normed, mask))
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
+
+
 # -- text towers -------------------------------------------------------------------------------------------------------
 
 
@@ -253,7 +274,9 @@ def text_tower(model: nn.Module, embed_dim: int, tokenize: Tokenize, end_id: int
     text = getattr(model, "text", model)
     pool_type = model.text_pool_type if text is model else text.pool_type
     class_token = getattr(text, "cls_emb", None)
-    if class_token is None and pool_type not in ("argmax", "eos", "last", "first"):
+    if class_token is not None:
+        pool_type = "last"  # where it stands
+    if pool_type not in ("argmax", "eos", "last", "first"):
         raise ValueError(f"the text tower pools by {pool_type!r}, which is not supported")
     end = largest_id if end_id is None or pool_type == "argmax" else partial(_first_of, end_id)
     empty = tokenize([""], text.context_length)
@@ -269,6 +292,7 @@ def text_tower(model: nn.Module, embed_dim: int, tokenize: Tokenize, end_id: int
         end=end,
         start=int(end(empty)),
         bind=None if class_token is None else partial(_bind_class_token, text),
+        last=partial(_read_text, text, pool_type) if class_token is None and _can_read_one(blocks[-1]) else None,
     )
 
 
@@ -295,10 +319,19 @@ def _embed_text(text: nn.Module, pad_id: int, pool_type: str, x: Tensor) -> Tens
     return tokens + positions
 
 
+def _mask(text: nn.Module, x: Tensor) -> Tensor | None:
+    """The tower's causal mask (T, T) for tokens (N, T, D), where it has one."""
+    return None if text.attn_mask is None else text.attn_mask[: x.shape[1], : x.shape[1]]
+
+
 def _text_block(text: nn.Module, block: nn.Module, x: Tensor) -> Tensor:
-    """One block over (N, T, D), under the tower's causal mask where it has one."""
-    mask = text.attn_mask
-    return block(x, attn_mask=None if mask is None else mask[: x.shape[1], : x.shape[1]])
+    """One block over (N, T, D), under the tower's mask."""
+    return block(x, attn_mask=_mask(text, x))
+
+
+def _read_text(text: nn.Module, pool_type: str, x: Tensor, end: Tensor) -> Tensor:
+    """The last block for the token that is read out: (N, T, D), positions of the end token (N,) -> (N, 1, D)."""
+    return _read_one(text.transformer.resblocks[-1], partial(_pooled_token, pool_type, end), x, _mask(text, x))
 
 
 def _bind_class_token(text: nn.Module, x: Tensor, end: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
@@ -313,9 +346,12 @@ def _bind_class_token(text: nn.Module, x: Tensor, end: Tensor) -> tuple[Callable
         seen = (positions <= end[:, None]) | (positions == text.context_length)
     else:
         seen = positions <= end[:, None] + 1
-    mask = text.attn_mask[: x.shape[1], : x.shape[1]].masked_fill(~seen[:, None, :], float("-inf"))
-    mask = mask.repeat_interleave(text.heads, dim=0)
-    return tuple(partial(block, attn_mask=mask) for block in text.transformer.resblocks)
+    mask = _mask(text, x).masked_fill(~seen[:, None, :], float("-inf"))
+    of_heads = mask.repeat_interleave(text.heads, dim=0)
+    blocks = [partial(block, attn_mask=of_heads) for block in text.transformer.resblocks]
+    if _can_read_one(blocks[-1].func):
+        blocks[-1] = partial(_read_one, blocks[-1].func, lambda tokens: tokens[:, -1:], mask=mask)
+    return tuple(blocks)
 
 
 def _refuse_padding_inside(tokenize: Tokenize, end: Callable, texts: Sequence[str], context_length: int) -> Tensor:
@@ -328,15 +364,16 @@ def _refuse_padding_inside(tokenize: Tokenize, end: Callable, texts: Sequence[st
     return tokens
 
 
+def _pooled_token(pool_type: str, end: Tensor, x: Tensor) -> Tensor:
+    """The token that is read out, (N, T, ...) -> (N, 1, ...); `end` (N,) is the position of the end token."""
+    if pool_type in ("last", "first"):
+        return x[:, -1:] if pool_type == "last" else x[:, :1]
+    return x[torch.arange(x.shape[0], device=x.device), end][:, None]
+
+
 def _pool_text(text: nn.Module, pool_type: str, x: Tensor, end: Tensor) -> Tensor:
     """Tokens (N, T, D) -> features (N, E)."""
-    if getattr(text, "cls_emb", None) is not None or pool_type == "last":
-        x = x[:, -1]
-    elif pool_type == "first":
-        x = x[:, 0]
-    else:
-        x = x[torch.arange(x.shape[0], device=x.device), end]
-    x, projection = text.ln_final(x), text.text_projection
+    x, projection = text.ln_final(_pooled_token(pool_type, end, x)[:, 0]), text.text_projection
     if projection is None:
         return x
     return projection(x) if isinstance(projection, nn.Linear) else x @ projection

@@ -5,7 +5,8 @@ Models are reduced in size, with random weights, in the real architectures and t
 
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import openclip_models as reduced
 import pytest
@@ -14,7 +15,7 @@ from clip_models import RESNET, VIT, random_state, write_plain, write_safetensor
 from open_clip.model import build_model_from_openai_state_dict
 from torch import Tensor, nn
 
-from clip import openclip
+from clip import openclip, towers
 from clip.backbone import Backbone, load_backbone
 from clip.precision import HOST, Precision
 
@@ -199,6 +200,39 @@ def test_prompts_shared_or_per_sample(kind):
     close(kind.backbone.encode_image(kind.images, image), kind.backbone.encode_image(kind.images, expanded))
     expanded = [None if p is None else p.expand(len(kind.tokens), -1, -1) for p in text]
     close(kind.backbone.encode_text(kind.tokens, text), kind.backbone.encode_text(kind.tokens, expanded))
+
+
+READS_ONE = {  # kinds whose last image block computes the class token alone
+    *(name for name in OPENAI if "ViT" in name), "reduced-ViT", "reduced-ViT-quickgelu",
+}  # fmt: skip
+
+
+def test_the_last_block_may_compute_only_what_is_read_out(kind):
+    """The same features, to float32's rounding, as with all tokens in the last block."""
+    backbone = kind.backbone
+    image, text = replace(backbone.image, last=None), _all_tokens(backbone.text)
+    assert (backbone.image.last is not None) == (kind.name in READS_ONE)
+    assert text is not backbone.text
+    pairs = [(towers.encode_image(tower, kind.images, kind.image_prompts(n)) for tower in (backbone.image, image))]
+    end = backbone.end_of_text(kind.tokens)
+    for rows in (slice(0, 2), slice(0, 4)):  # short sentences, and one that fills the context
+        tokens = backbone.token_embedding(kind.tokens[rows, : int(end[rows].max()) + 1])
+        both = (towers.encode_text(t, tokens, end[rows], kind.text_prompts(n)) for t in (backbone.text, text))
+        pairs.append(both)
+    for ours, theirs in pairs:
+        assert (ours - theirs).abs().max() <= 1e-6 * theirs.abs().max().clamp(min=1)
+
+
+def _all_tokens(tower):
+    """The text tower without what reads one token; CoCa's last block under its mask, where that is bound."""
+    if tower.bind is None:
+        return replace(tower, last=None)
+
+    def bind(x, end):
+        *blocks, _ = tower.bind(x, end)
+        return (*blocks, partial(tower.blocks[-1].args[1], attn_mask=blocks[0].keywords["attn_mask"]))
+
+    return replace(tower, bind=bind)
 
 
 def test_every_prompt_receives_gradient_and_no_weight_does(kind):

@@ -30,7 +30,7 @@ KINDS = ["OpenAI ViT", "OpenAI ResNet", *reduced.CONFIGS]
 VISUAL, SLOTLESS = ("VPT", "IVLP", "MaPLe", "APEX"), ("OpenAI ResNet", "reduced-ResNet", "reduced-ConvNeXt")
 PAIRS = [(kind, method) for kind in KINDS for method in METHODS if kind not in SLOTLESS or method not in VISUAL]
 # precision -> how far cosines may be off, and how much the direction of a gradient (1 - its cosine with float32's)
-TOLERANCES = {"bf16": (2e-2, 1e-2), "fp16": (2e-3, 1e-3), "amp": (2e-3, 1e-3)}
+TOLERANCES = {"bf16": (2e-2, 1e-2), "fp16": (4e-3, 1e-3), "amp": (4e-3, 1e-3)}
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float16}
 SCALE = 256.0  # of the loss: small enough for these models' first step
 
