@@ -1,7 +1,10 @@
 """What is measured: training steps and evaluations of APEX on random weights, plain, default and stacked."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,7 @@ from clip.backbone import Backbone, openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision
 from trainers.apex import APEXMethod
+from trainers.kept_features import KeptFeatures
 from trainers.stacked import joint_losses, own_loss
 
 # arguments of CLIP: the sizes of the carried model and of ViT-B/16
@@ -25,14 +29,15 @@ WORDS = (
     ["red", "blue", "green", "golden", "silver", "white", "black", "brown", "grey", "yellow"],
     ["kettle", "bridge", "sparrow", "violin", "truck", "orchid", "lantern", "spaniel", "castle", "teapot"],
 )
+METHODS = {"plain": PlainAPEX, "default": APEXMethod}
 NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float16}
 
 
-def class_names(count: int) -> list[str]:
-    """Names of three words, at most 1000."""
+def class_names(count: int, new: bool = False) -> list[str]:
+    """Names of three words, at most 1000; the new ones, at most 500, are others."""
     first, second, third = WORDS
     names = [f"{a} {b} {c}" for a in first for b in second for c in third]
-    return names[:: len(names) // count][:count]
+    return names[int(new) :: len(names) // count][:count]
 
 
 @dataclass
@@ -68,18 +73,19 @@ class Bench:
         """A run before its first step."""
         backbone = self.backbone(kind, precision)
         torch.manual_seed(seed)
-        method = (PlainAPEX if kind == "plain" else APEXMethod)(backbone, class_names(classes)).to(self.device)
+        method = METHODS[kind](backbone, class_names(classes)).to(self.device)
         size, count = backbone.image_size, batch or self.batch
         images = torch.randn(count, 3, size, size, device=self.device)
         labels = torch.randint(classes, (count,), device=self.device)
         optimiser = torch.optim.Adadelta(method.parameters(), lr=0.15, weight_decay=1e-3)
-        return Run(method.train(), backbone, Precision(precision, self.device), optimiser, images, labels)
+        return Run(kind, method.train(), backbone, Precision(precision, self.device), optimiser, images, labels)
 
 
 @dataclass
 class Run:
     """One run with one batch; as far as `trainers.stacked` is concerned, a trainer."""
 
+    kind: str
     model: nn.Module
     backbone: Backbone
     precision: Precision
@@ -108,12 +114,35 @@ class Run:
         self.update()
 
     @torch.no_grad()
-    def evaluate(self) -> None:
-        """Logits of the batch, as the first of an evaluation."""
+    def evaluate(self, batches: int = 1) -> None:
+        """Logits of so many batches: an evaluation from its beginning."""
         self.model.eval()
         with self.precision.autocast():
-            self.model(self.images)
+            for _ in range(batches):
+                self.model(self.images)
         self.model.train()
+
+    def on_new_classes(self) -> "Run":
+        """The same learned state, to be evaluated on as many other classes. All of these count as unseen, so that the
+        frozen image tower is needed."""
+        names = class_names(len(self.model.classnames), new=True)
+        method = METHODS[self.kind](self.backbone, names, eps=0.0).to(self.backbone.device)
+        method.load_state_dict(self.model.state_dict())
+        method.eval()
+        with torch.no_grad(), self.precision.autocast():
+            assert method.transfer()["weight"] < 1
+        return replace(self, model=method)
+
+    def with_kept_features(self, path: Path) -> "Run":
+        """The same, where the features of its images in the frozen tower are kept in a file, as by an earlier seed."""
+        runs = [replace(self, model=copy(self.model)) for _ in range(2)]
+        for run in runs:  # the first one fills the file
+            kept = run.model.kept = KeptFeatures(lambda: path, len(self.images), self.backbone.embed_dim)
+            kept.rows = torch.arange(len(self.images))
+            kept.feed(self.images)
+            run.evaluate()
+            kept.write()
+        return runs[1]
 
     @property
     def longest(self) -> int:
@@ -131,15 +160,28 @@ def separate(runs: Sequence[Run]) -> Callable[[], None]:
     return steps
 
 
-def stacked(runs: Sequence[Run]) -> Callable[[], None]:
-    """A step of each run, computed together."""
+def stacked(runs: Sequence[Run], at_once: int) -> Callable[[], None]:
+    """A step of each run, so many of them computed together."""
+    size = math.ceil(len(runs) / math.ceil(len(runs) / at_once))
+    packs = [runs[i : i + size] for i in range(0, len(runs), size)]
 
     def steps() -> None:
-        joint_losses([run.request for run in runs])
-        for run in runs:
-            run.update()
+        for pack in packs:
+            joint_losses([run.request for run in pack])
+            for run in pack:
+                run.update()
 
     return steps
+
+
+def repeated(compute: Callable[[], object], times: int) -> Callable[[], None]:
+    """The same so many times."""
+
+    def all_of_them() -> None:
+        for _ in range(times):
+            compute()
+
+    return all_of_them
 
 
 def operations(compute: Callable[[], object]) -> int:

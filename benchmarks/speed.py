@@ -3,43 +3,46 @@
     python -m benchmarks.speed --size b16 --classes 10,50,100
 
 APEX on random weights. The candidates of a row take turns; the best of `--rounds` turns counts. On a CPU seconds are
-processor time, so that other programs count little. Writes `speed.json` and `speed.md` to `--output-dir`, and prints
-the tables. `--quick` is a trial of everything at the smallest size.
+processor time, so that other programs count little. After each part its table is printed, and `speed.json` and
+`speed.md` in `--output-dir` are written with it and with the parts that were measured there before: `--parts seeds`
+repeats one part, or goes on with what is missing. `--quick` is a trial of everything at the smallest size.
 """
 
 import argparse
 import logging
+import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from benchmarks import loader
-from benchmarks.parts import SIZES, Bench, Run, matrix_rate, operations, separate, stacked, table
+from benchmarks.parts import SIZES, Bench, Run, matrix_rate, operations, repeated, separate, stacked, table
 from benchmarks.timing import alternate, clock, first_line, machine, peak_memory, seconds_of
-from clip.memory import activations, readable, whole_batches
+from clip.memory import SHARE, activations, readable, whole_batches
 from clip.precision import free_memory
-from dassl.utils import atomic_write, choose_device, write_json
+from dassl.utils import atomic_write, choose_device, read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 Rows = list[dict[str, object]]
 SEED_CLASSES = 24
-SHOTS, EPOCHS, TEST_IMAGES = 16, 15, 50  # of the run that is computed from steps; test images of a class
-SECTIONS = {
+SHOTS, EPOCHS, TEST_IMAGES = 16, 15, 50  # of the whole run; test images of a class
+PARTS = {
     "train": "Training step",
     "eval": "Evaluation on the classes that were trained on",
     "seeds": "Several seeds",
-    "whole": "A whole run, computed",
+    "whole": "Whole runs",
     "memory": "Memory of a training step",
     "loader": "Loading images",
     "start": "Start-up",
 }
-SEED_COLUMNS = ("separate, s", "stacked, s", "ratio", "ratio to plain, seed after seed", "share of the rate")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -47,6 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.speed", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS), help="what to measure (default: all)")
     parser.add_argument("--size", choices=SIZES, default="b16", help="of the model (default: %(default)s)")
     parser.add_argument("--classes", type=numbers, default=[10, 50, 100], metavar="N,N", help="of train and eval")
     parser.add_argument("--seeds", type=numbers, default=[1, 4, 20], metavar="N,N", help="stacked against separate")
@@ -54,10 +58,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seed-batch", type=int, default=0, help="images of a seed's step (default: --batch)")
     parser.add_argument("--eval-batch", type=int, default=64, help="images of an evaluation (default: %(default)s)")
     parser.add_argument("--precision", default="fp32,bf16", help="of the default configuration (default: %(default)s)")
-    parser.add_argument("--plain", default="fp32", help="precision of the plain one (default: %(default)s)")
+    same = "precision of the plain one (default: fp32 on a CPU; on a GPU that of the default one)"
+    parser.add_argument("--plain", default="", help=same)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each candidate (default: %(default)s)")
+    measured = "steps and test batches of a whole run that are measured (default: all on a GPU, 1 and 2 on a CPU)"
+    parser.add_argument("--measured", type=int, default=0, help=measured)
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: %(default)s)")
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="sections (default: all)")
     parser.add_argument("--quick", action="store_true", help="everything once, at the smallest size")
     parser.add_argument("--output-dir", default="output/benchmarks", help="where the tables go (default: %(default)s)")
     return parser
@@ -69,7 +75,7 @@ def numbers(text: str) -> list[int]:
 
 
 class Report:
-    """Measures the sections on one machine.
+    """Measures the parts on one machine.
 
     Args:
         args: the command line.
@@ -78,6 +84,7 @@ class Report:
     def __init__(self, args: argparse.Namespace):
         self.args = args
         self.device = choose_device(use_cuda=True)
+        self.on_cpu = self.device.type == "cpu"
         self.bench = Bench(args.size, self.device, args.batch)
         self.precisions = args.precision.split(",")
         self.rates: dict[str, float] = {}
@@ -93,19 +100,23 @@ class Report:
             self.rates[precision] = matrix_rate(precision, self.device, clock(self.device))
         return done / seconds / self.rates[precision]
 
+    def plain(self, precision: str) -> str:
+        """The precision of the plain configuration that one in this precision is compared with."""
+        return self.args.plain or ("fp32" if self.on_cpu else precision)
+
     def compared(self, batch: int, use: str) -> Rows:
         """Plain against default in each precision: seconds of a `use` ("step" or "evaluate") and their ratio."""
         rows = []
+        plain = {p: self.plain(p) for p in self.precisions}
         for classes in self.args.classes:
-            runs = {"plain": self.bench.run("plain", self.args.plain, classes, batch=batch)}
+            runs = {f"plain {q}": self.bench.run("plain", q, classes, batch=batch) for q in plain.values()}
             runs |= {p: self.bench.run("default", p, classes, batch=batch) for p in self.precisions}
             best = self.best({name: getattr(run, use) for name, run in runs.items()})
-            row = {"classes": classes, "longest sentence": runs["plain"].longest, "images": batch}
-            row |= {f"plain {self.args.plain}, s": best["plain"]}
-            for p in self.precisions:
-                done = operations(getattr(runs[p], use))
-                row |= {f"default {p}, s": best[p], f"ratio {p}": best["plain"] / best[p]}
-                row |= {f"share of the {p} rate": self.share(p, done, best[p])}
+            row = {"classes": classes, "longest sentence": next(iter(runs.values())).longest, "images": batch}
+            row |= {f"{name}, s": seconds for name, seconds in best.items() if name not in plain}
+            for p, q in plain.items():
+                row |= {f"default {p}, s": best[p], f"ratio {p}": best[f"plain {q}"] / best[p]}
+                row |= {f"share of the {p} rate": self.share(p, operations(getattr(runs[p], use)), best[p])}
             rows.append(row)
         return rows
 
@@ -114,56 +125,85 @@ class Report:
         return self.compared(self.args.batch, "step")
 
     def eval(self) -> Rows:
-        """An evaluation of one batch on the classes that were trained on, with all that is computed once."""
+        """The first batch of an evaluation on the classes that were trained on, with all that is computed once."""
         return self.compared(self.args.eval_batch, "evaluate")
 
     def seeds(self) -> Rows:
-        """Steps of several runs, one after the other and together, and against plain ones one after the other."""
-        rows = []
+        """Steps of several runs, one after the other and together, as many at once as memory allows; and against plain
+        ones one after the other."""
+        rows, p = [], self.stack_precision
         for count in self.args.seeds:
             plain, runs = self.plain_and_runs(count)
-            row = {"seeds": count, "classes": SEED_CLASSES, "images of each": len(plain.images)}
-            if not self.fits(runs):
-                rows.append({**row, **dict.fromkeys(SEED_COLUMNS), "note": f"not run: keeps {readable(kept_by(runs))}"})
-                continue
-            best = self.best({"plain": plain.step, "separate": separate(runs), "stacked": stacked(runs)})
-            share = self.share(self.stack_precision, operations(stacked(runs)), best["stacked"])
-            values = [best["separate"], best["stacked"], best["separate"] / best["stacked"]]
-            values += [count * best["plain"] / best["stacked"], share]
-            rows.append({**row, **dict(zip(SEED_COLUMNS, values, strict=True)), "note": self.stack_precision})
+            at_once = self.together(runs)
+            best = self.best({"plain": plain.step, "separate": separate(runs), "stacked": stacked(runs, at_once)})
+            row = {"seeds": count, "classes": SEED_CLASSES, "images of each": len(plain.images), "at once": at_once}
+            row |= {f"separate {p}, s": best["separate"], f"stacked {p}, s": best["stacked"]}
+            row |= {"ratio": best["separate"] / best["stacked"]}
+            row |= {f"ratio to plain {self.plain(p)}, seed after seed": count * best["plain"] / best["stacked"]}
+            done = count * operations(runs[0].step)
+            rows.append({**row, f"share of the {p} rate": self.share(p, done, best["stacked"])})
         return rows
 
     @property
     def stack_precision(self) -> str:
         """What stacked runs are measured in: the first precision on a CPU, the last on a GPU."""
-        return self.precisions[0 if self.device.type == "cpu" else -1]
+        return self.precisions[0 if self.on_cpu else -1]
 
     def plain_and_runs(self, count: int) -> tuple[Run, list[Run]]:
         """A plain run, and so many default ones."""
-        batch = self.args.seed_batch
-        runs = [self.bench.run("default", self.stack_precision, SEED_CLASSES, seed, batch) for seed in range(count)]
-        return self.bench.run("plain", self.args.plain, SEED_CLASSES, batch=batch), runs
+        p, batch = self.stack_precision, self.args.seed_batch
+        runs = [self.bench.run("default", p, SEED_CLASSES, seed, batch) for seed in range(count)]
+        return self.bench.run("plain", self.plain(p), SEED_CLASSES, batch=batch), runs
 
-    def fits(self, runs: list[Run]) -> bool:
-        """Whether the steps of these runs can be computed together."""
+    def together(self, runs: Sequence[Run]) -> int:
+        """How many of the runs' steps are computed together: all, or as many as there is room for."""
+        return min(max(self.room(runs[0]), 1), len(runs))
+
+    def room(self, run: Run) -> int:
+        """How many such runs' steps there is room for."""
         free = free_memory(self.device)
-        return free is None or kept_by(runs) < free / 2
+        return sys.maxsize if free is None else int(SHARE * free) // kept_by(run)
 
     def whole(self) -> Rows:
-        """A run (16 shots, 15 epochs, base and new classes evaluated), computed from its steps and batches."""
-        count = max((n for n in self.args.seeds if self.fits(self.plain_and_runs(n)[1])), default=1)
+        """Runs of several seeds (16 shots, 15 epochs, then base and new classes evaluated), the default ones together,
+        against plain ones one after the other; without reading images. The seeds share the frozen features of the new
+        classes' images. What is not measured is computed from what is: the steps of a run are alike, and so are the
+        batches of an evaluation, of a default one all but the first."""
+        count, p = max(self.args.seeds), self.stack_precision
         plain, runs = self.plain_and_runs(count)
-        p, batch = self.args.plain, self.args.eval_batch
-        ours = self.bench.run("default", self.stack_precision, SEED_CLASSES, batch=batch)
-        theirs = self.bench.run("plain", p, SEED_CLASSES, batch=batch)
-        best = self.best(
-            {"plain": plain.step, "ours": stacked(runs), "plain test": theirs.evaluate, "test": ours.evaluate}
+        steps = EPOCHS * SEED_CLASSES * SHOTS // len(plain.images)
+        batches = math.ceil(SEED_CLASSES * TEST_IMAGES / self.args.eval_batch)
+        measured = min(self.args.measured or (1 if self.on_cpu else steps), steps)
+        tried = min(measured + 1, batches)
+        candidates = {"plain": repeated(plain.step, measured)}
+        candidates |= {"default": repeated(stacked(runs, self.together(runs)), measured)}
+        with tempfile.TemporaryDirectory() as folder:
+            for name, run in self.evaluations(Path(folder)).items():
+                candidates |= {name: run.evaluate, f"{name}, more": partial(run.evaluate, tried)}
+            best = self.best(candidates)
+
+        def evaluated(name: str) -> float:
+            first, more = best[name], best[f"{name}, more"]
+            return first + (batches - 1) * (more - first) / max(tried - 1, 1)
+
+        slow = steps / measured * best["plain"] + evaluated("plain base") + evaluated("plain new")
+        fast = steps / measured * best["default"] + count * evaluated("base")
+        fast += evaluated("new") + (count - 1) * evaluated("new again")
+        row = {"seeds": count, "steps of each": steps, "measured": measured, "test batches of each": 2 * batches}
+        row |= {f"plain {self.plain(p)}, s per seed": slow, f"default {p}, s per seed": fast / count}
+        return [{**row, "ratio": slow / (fast / count)}]
+
+    def evaluations(self, folder: Path) -> dict[str, Run]:
+        """A run on a batch of test images: plain and default, on the classes it was trained on and on new ones; and the
+        latter again, as of a second seed, for which the frozen features are there."""
+        precisions, batch = (
+            {"plain": self.plain(self.stack_precision), "default": self.stack_precision},
+            self.args.eval_batch,
         )
-        steps, tests = EPOCHS * SEED_CLASSES * SHOTS // len(plain.images), 2 * SEED_CLASSES * TEST_IMAGES
-        slow = steps * best["plain"] + tests / batch * best["plain test"]
-        fast = steps * best["ours"] / count + tests / batch * best["test"]
-        row = {"seeds": count, "steps": steps, "test images": tests, f"plain {p}, s per seed": slow}
-        return [{**row, f"stacked {self.stack_precision}, s per seed": fast, "ratio": slow / fast}]
+        plain, base = (self.bench.run(kind, p, SEED_CLASSES, batch=batch) for kind, p in precisions.items())
+        new = base.on_new_classes()
+        again = new.with_kept_features(folder / "features.npy")
+        return {"plain base": plain, "plain new": plain.on_new_classes(), "base": base, "new": new, "new again": again}
 
     def memory(self) -> Rows:
         """What the towers keep for the backward pass of a step if nothing is saved, and the most that the step took."""
@@ -171,10 +211,10 @@ class Report:
         for classes in (max(self.args.classes), many):
             for kind, most in (("plain", None), ("default", None), ("default", limit)):
                 run = self.bench.run(kind, "fp32", classes)
-                keeps, row = kept_by([run]), {"configuration": kind, "classes": classes}
+                keeps, row = kept_by(run), {"configuration": kind, "classes": classes}
                 if kind == "default":
                     object.__setattr__(run.model, "backbone", run.backbone.within(most))
-                possible = kind == "default" or self.fits([run])
+                possible = kind == "default" or self.room(run) > 0
                 peak = peak_memory(run.step, self.device) if possible else None
                 row |= {"limit": readable(most) if most else "-", "in one piece": readable(keeps)}
                 rows.append({**row, "taken by the step": readable(peak) if peak else "not run"})
@@ -203,13 +243,13 @@ class Report:
         ]  # fmt: skip
 
 
-def kept_by(runs: Sequence[Run]) -> int:
-    """Bytes that the towers keep for the backward pass of a step of each of these runs."""
-    run, method = runs[0], runs[0].model
+def kept_by(run: Run) -> int:
+    """Bytes that the towers keep for the backward pass of a step of this run."""
+    method = run.model
     text = (run.backbone.encode_embeddings, [method.context(), method.context.end], [])
     images = (run.backbone.encode_image, [run.images], method.image_prompts())
     with run.precision.autocast(), whole_batches():
-        return len(runs) * sum(_slope(*arguments) * len(arguments[1][0]) for arguments in (text, images))
+        return sum(_slope(*arguments) * len(arguments[1][0]) for arguments in (text, images))
 
 
 def _slope(encode: Callable[..., torch.Tensor], samples: list[torch.Tensor], prompts: list) -> int:
@@ -232,17 +272,35 @@ def own_images(folder: Path) -> str:
 
 def markdown(record: dict) -> str:
     """The tables, with what they were measured on."""
-    on = record["machine"]
-    versions = ", ".join(f"{name} {value}" for name, value in on["versions"].items())
-    lines = [
-        f"{on['date']}: {on['device']}, {on['processor']}, {on['threads']} of {on['cores']} "
-        f"cores, load {on['load']}, {on['system']}; {versions}; commit {on['commit']}.",
-        f"`{record['command']}`",
-    ]
-    for name, rows in record["sections"].items():
-        if rows:
-            lines += [f"### {SECTIONS[name]}", (getattr(Report, name).__doc__ or "").strip(), table(rows).rstrip()]
+    lines, before = [], ""
+    for name, part in record["parts"].items():
+        lines += [f"### {PARTS[name]}", " ".join(getattr(Report, name).__doc__.split()), table(part["rows"]).rstrip()]
+        measured = f"{described(part['machine'])} `{part['command']}`"
+        lines += [measured] if measured != before else []
+        before = measured
     return "\n\n".join(lines) + "\n"
+
+
+def described(on: Mapping[str, Any]) -> str:
+    """A machine in one line."""
+    versions = ", ".join(f"{name} {value}" for name, value in on["versions"].items())
+    return (
+        f"{on['date']}: {on['device']}, {on['processor']}, {on['threads']} of {on['cores']} cores, load {on['load']}, "
+        f"{on['system']}; {versions}; commit {on['commit']}."
+    )
+
+
+def measure(report: Report, name: str, command: str) -> str:
+    """Measure a part, and write it beside those that were measured before; returns its table."""
+    place, on = Path(report.args.output_dir) / "speed.json", machine(report.device)
+    part = {"command": command, "machine": on, "arguments": vars(report.args), "rows": getattr(report, name)()}
+    part["matrix rate, FLOP/s"] = dict(report.rates)
+    parts = {**(read_json(str(place))["parts"] if place.is_file() else {}), name: part}
+    record = {"parts": {name: parts[name] for name in PARTS if name in parts}}
+    write_json(record, str(place))
+    with atomic_write(place.with_suffix(".md")) as file:
+        file.write(markdown(record))
+    return markdown({"parts": {name: part}})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -252,19 +310,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.quick:
         args.size, args.classes, args.seeds, args.rounds = "tiny", [10], [1, 2], 1
     torch.set_num_threads(args.threads)
-    report = Report(args)
-    record = {
-        "command": shlex.join(["python", "-m", "benchmarks.speed", *words]),
-        "machine": machine(report.device),
-        "arguments": vars(args),
-        "sections": {name: getattr(report, name)() for name in SECTIONS if name in args.only},
-        "matrix rate, FLOP/s": report.rates,
-    }
-    write_json(record, f"{args.output_dir}/speed.json")
-    text = markdown(record)
-    with atomic_write(f"{args.output_dir}/speed.md") as file:
-        file.write(text)
-    sys.stdout.write(text)
+    report, command = Report(args), shlex.join(["python", "-m", "benchmarks.speed", *words])
+    for name in args.parts:
+        sys.stdout.write(measure(report, name, command) + "\n")
+        sys.stdout.flush()
     return 0
 
 

@@ -39,30 +39,53 @@ def test_stacked_steps_are_separate_steps():
         for x, y in zip(one.model.parameters(), other.model.parameters(), strict=True):
             assert (x.grad - y.grad).abs().max() <= 1e-4 * x.grad.abs().max()
     before = [p.clone() for p in together[1].model.parameters()]
-    stacked(together)()
+    stacked(together, 1)()
     separate(alone)()
     assert all(not torch.equal(p, q) for p, q in zip(before, together[1].model.parameters(), strict=True))
 
 
 def test_quick_run_writes_its_tables(tmp_path, capsys):
     words = ["--quick", "--batch", "2", "--eval-batch", "4", "--precision", "fp32", "--output-dir", str(tmp_path)]
-    sections = ["train", "eval", "seeds", "whole", "memory"]
-    assert speed.main([*words, "--only", *sections]) == 0
-    record = json.loads((tmp_path / "speed.json").read_text())
-    assert list(record["sections"]) == sections
-    assert record["machine"]["threads"] == torch.get_num_threads() == 1
-    (row,) = record["sections"]["train"]
+    assert speed.main([*words, "--parts", "seeds", "whole", "memory"]) == 0
+    assert speed.main([*words, "--parts", "train", "eval"]) == 0
+    parts = json.loads((tmp_path / "speed.json").read_text())["parts"]
+    assert list(parts) == ["train", "eval", "seeds", "whole", "memory"]
+    assert parts["train"]["machine"]["threads"] == torch.get_num_threads() == 1
+    assert parts["train"]["matrix rate, FLOP/s"]["fp32"] > 0
+    (row,) = parts["train"]["rows"]
     assert row["ratio fp32"] == pytest.approx(row["plain fp32, s"] / row["default fp32, s"])
-    assert [row["seeds"] for row in record["sections"]["seeds"]] == [1, 2]
-    text = (tmp_path / "speed.md").read_text()
-    assert capsys.readouterr().out.endswith(text)
-    assert "### Training step" in text
+    assert [row["seeds"] for row in parts["seeds"]["rows"]] == [1, 2]
+    (row,) = parts["whole"]["rows"]
+    assert row["steps of each"] == 24 * 16 * 15 // 2
+    assert row["ratio"] == pytest.approx(row["plain fp32, s per seed"] / row["default fp32, s per seed"])
+    text, said = (tmp_path / "speed.md").read_text(), capsys.readouterr().out
+    for title in ("### Training step", "### Several seeds"):
+        assert title in text
+        assert title in said
     assert "python -m benchmarks.speed --quick" in text
+
+
+def test_evaluations_on_new_classes(tmp_path):
+    bench = Bench("tiny", HOST, batch=2)
+    plain, default = (bench.run(kind, "fp32", 6, batch=4) for kind in ("plain", "default"))
+    new = [run.on_new_classes() for run in (plain, default)]
+    assert not set(new[0].model.classnames) & set(plain.model.classnames)
+    torch.testing.assert_close(*(run.model(run.images) for run in new), rtol=1e-4, atol=1e-4)
+    assert torch.equal(new[0].model.trained_tokens, plain.model.tokens)
+    again = new[1].with_kept_features(tmp_path / "x.npy")
+    assert again.model.kept.known.shape == (4, 128)
+    assert new[1].model.kept is None
+    with torch.no_grad():
+        kept, computed = (run.model.eval()(run.images) for run in (again, new[1]))
+    assert torch.equal(kept, computed)
+    assert operations(again.evaluate) < 0.8 * operations(new[1].evaluate)
+    one, three = (operations(lambda n=n: default.evaluate(n)) for n in (1, 3))
+    assert one < three < 3 * one  # the sentences are encoded once
 
 
 def test_class_names():
     assert len(set(class_names(1000))) == 1000
-    assert len(set(class_names(24))) == 24
+    assert len({*class_names(24), *class_names(24, new=True)}) == 48
 
 
 def test_clocks_and_commands():
