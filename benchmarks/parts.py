@@ -1,6 +1,5 @@
 """What is measured: training steps and evaluations of APEX on random weights, plain, default and stacked."""
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from clip.model import CLIP
 from clip.precision import Precision
 from trainers.apex import APEXMethod
 from trainers.kept_features import KeptFeatures
-from trainers.stacked import joint_losses, own_loss
+from trainers.stacked import evenly, joint_losses, own_loss
 
 # arguments of CLIP: the sizes of the carried model and of ViT-B/16
 SIZES = {
@@ -162,8 +161,7 @@ def separate(runs: Sequence[Run]) -> Callable[[], None]:
 
 def stacked(runs: Sequence[Run], at_once: int) -> Callable[[], None]:
     """A step of each run, so many of them computed together."""
-    size = math.ceil(len(runs) / math.ceil(len(runs) / at_once))
-    packs = [runs[i : i + size] for i in range(0, len(runs), size)]
+    packs = evenly(runs, at_once)
 
     def steps() -> None:
         for pack in packs:

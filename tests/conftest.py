@@ -25,7 +25,7 @@ def parity_dir() -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="session", autouse=True)
 def _one_thread():
     """Results must not depend on the number of threads of the machine that runs the tests."""
     torch.set_num_threads(1)

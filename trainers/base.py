@@ -4,7 +4,7 @@ forward and backward, checkpoints.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from dassl.utils import count_num_param, load_checkpoint, stream_seed
 from dassl.utils.torchtools import last_checkpoint
 from trainers.kept_features import kept_features, without_pixels
 from trainers.method import Method
-from trainers.stacked import loss_and_gradients
+from trainers.stacked import give_gradients, loss_and_gradients
 from trainers.templates import DEFAULT, fill
 
 logger = logging.getLogger(__name__)
@@ -219,7 +219,11 @@ class MethodTrainer(TrainerX):
     def backward(self, loss: torch.Tensor) -> None:
         """Give the gradients of a finite loss, scaled where the precision asks for it, to what is learned."""
         self.detect_anomaly(loss)
-        self.precision.scaler.scale(loss).backward()
+        give_gradients([self], [loss])
+
+    def combined_gradient(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The gradient of one parameter from those of the K parts of the loss, for a method whose loss is (K,)."""
+        raise NotImplementedError(f"{type(self).__name__} has a loss of parts and does not say how to combine them")
 
     def model_update(self, names=None) -> None:
         """One optimiser step, through the precision's gradient scaler."""

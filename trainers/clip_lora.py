@@ -39,6 +39,32 @@ POSITIONS = {
 }
 
 
+class Kept(torch.autograd.Function):
+    """What dropout leaves of (N, T, D), as booleans: a function of a stream, a scalar, and the share that is dropped.
+
+    Where several runs are computed together (`trainers.stacked`), each draws from its own stream what it draws alone.
+    """
+
+    @staticmethod
+    def forward(x: Tensor, stream: Tensor, dropout: float) -> Tensor:
+        """Draw."""
+        generator = torch.Generator(x.device).manual_seed(int(stream))
+        return torch.rand(x.shape, generator=generator, device=x.device) >= dropout
+
+    @staticmethod
+    def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
+        """Nothing is differentiable."""
+        ctx.mark_non_differentiable(output)
+
+    @staticmethod
+    def vmap(info, in_dims: tuple, x: Tensor, stream: Tensor, dropout: float) -> tuple[Tensor, int]:
+        """Draw for each run."""
+        runs = range(info.batch_size)
+        own = [x if in_dims[0] is None else x.select(in_dims[0], r) for r in runs]
+        streams = [stream if in_dims[1] is None else stream[r] for r in runs]
+        return torch.stack([Kept.forward(*pair, dropout) for pair in zip(own, streams, strict=True)]), 0
+
+
 class LowRank(nn.Module):
     """The addition to one projection: `(alpha / sqrt(r)) B A drop(x)` (paper, equation 3; the root is the code's).
 
@@ -49,7 +75,8 @@ class LowRank(nn.Module):
         super().__init__()
         self.scale = alpha / rank**0.5
         self.dropout = dropout
-        self.stream = 0  # of the dropout; another one for each step
+        # of the dropout; another one for each step, and for each of several runs
+        self.register_buffer("stream", torch.tensor(0), persistent=False)
         self.w_lora_A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(rank, width), a=5**0.5))
         self.w_lora_B = nn.Parameter(torch.zeros(width, rank))
 
@@ -60,9 +87,7 @@ class LowRank(nn.Module):
         """
         if not self.training or self.dropout == 0:
             return x
-        generator = torch.Generator(x.device).manual_seed(self.stream)
-        kept = torch.rand(x.shape, generator=generator, device=x.device) >= self.dropout
-        return x * kept / (1 - self.dropout)
+        return x * Kept.apply(x, self.stream, self.dropout) / (1 - self.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
@@ -150,7 +175,7 @@ class CLIPLoRAMethod(Method):
         """Choose what the forward passes drop from now on: a function of (seed, keys) and the place in the towers."""
         for name, module in self.named_modules():
             if isinstance(module, LowRank):
-                module.stream = stream_seed(seed, "dropout", *keys, name)
+                module.stream.fill_(stream_seed(seed, "dropout", *keys, name))
 
 
 def _check(backbone: Backbone, rank: int, dropout: float, encoder: str, position: str, params: Sequence[str]) -> None:
@@ -177,7 +202,6 @@ class CLIP_LoRA(MethodTrainer):
     """Trains CLIP-LoRA. The learning rate follows the steps; their number may be given per shot."""
 
     node = "CLIP_LORA"
-    stackable = False  # each run draws its own dropout
     registered = "clip_lora"
     lr_per_step = True
     CONFIG = {

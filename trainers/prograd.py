@@ -5,6 +5,8 @@ Zhu et al., "Prompt-aligned Gradient for Prompt Tuning", ICCV 2023 (arXiv 2205.1
 Shape legend: B images, C classes, E embedding width, n context tokens, D_t text width.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -119,7 +121,6 @@ class ProGrad(MethodTrainer):
     """Trains ProGrad."""
 
     node = "PROGRAD"
-    stackable = False  # combines two gradients
     CONFIG = {"PROGRAD": CfgNode({"N_CTX": 16, "CTX_INIT": True, "PREC": "fp16", "T": 1.0, "LAMBDA": 1.0})}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
@@ -128,12 +129,6 @@ class ProGrad(MethodTrainer):
         template = TEMPLATES.get(self.cfg.DATASET.NAME) or template_of(self.dm.dataset)
         return ProGradMethod(backbone, classnames, template, keys.N_CTX, keys.CTX_INIT, keys.T)
 
-    def backward(self, loss: Tensor) -> None:
-        """Give the gradient of the first loss, without what points against that of the second."""
-        self.detect_anomaly(loss)
-        xe, kl = self.precision.scaler.scale(loss)
-        parameters = list(self.model.parameters())
-        references = torch.autograd.grad(kl, parameters, retain_graph=True)
-        gradients = torch.autograd.grad(xe, parameters)
-        for parameter, gradient, reference in zip(parameters, gradients, references, strict=True):
-            parameter.grad = without_conflict(gradient, reference, self.settings.LAMBDA)
+    def combined_gradient(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradient of the first loss, without what points against that of the second."""
+        return without_conflict(*gradients, self.settings.LAMBDA)

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from clip.memory import SHARE, counted_activations, readable, whole_batches
+from dassl.utils import RUNS_IN_PROCESS
 
 if TYPE_CHECKING:
     from trainers.base import MethodTrainer
@@ -63,9 +64,32 @@ def joint_losses(requests: Sequence[Request], same: "Same | None" = None) -> lis
         return [own_loss(requests[0])]
     with whole_batches():
         answers = stacked_losses(requests, same or Same())
-    scaled = [trainer.precision.scaler.scale(loss) for (trainer, *_), (loss, _) in zip(requests, answers, strict=True)]
-    torch.stack(scaled).sum().backward()
+    give_gradients([trainer for trainer, *_ in requests], [loss for loss, _ in answers])
     return answers
+
+
+def give_gradients(trainers: Sequence["MethodTrainer"], losses: Sequence[Tensor]) -> None:
+    """Add to the gradients of what runs learn those of their losses, each scaled as its run's precision asks for.
+
+    Args:
+        trainers: of R runs.
+        losses: of each run a scalar, or the K parts of its loss, (K,), whose gradients its trainer combines.
+    """
+    scaled = [t.precision.scaler.scale(loss) for t, loss in zip(trainers, losses, strict=True)]
+    if scaled[0].ndim == 0:
+        torch.stack(scaled).sum().backward()
+        return
+    owners = [(t, p) for t in trainers for p in t.model.parameters() if p.requires_grad]
+    learned = [p for _, p in owners]
+    parts = [torch.autograd.grad(part, learned, retain_graph=True) for part in torch.stack(scaled).sum(dim=0)]
+    for (trainer, parameter), *gradients in zip(owners, *parts, strict=True):
+        parameter.grad = trainer.combined_gradient(gradients)
+
+
+def evenly(items: Sequence, most: int) -> list[Sequence]:
+    """The items in order, in as few parts of at most so many as possible, of about equal length."""
+    size = math.ceil(len(items) / math.ceil(len(items) / most))
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 class Packing:
@@ -83,11 +107,22 @@ class Packing:
         if kind not in self._at_once and len(requests) > 1:
             first = self._tried(lambda: [self._measured(kind, requests[0])], 1)
             return [*first, *self.answers(kind, requests[1:])]
-        parts = math.ceil(len(requests) / self._at_once.get(kind, 1))
-        size = math.ceil(len(requests) / parts)
-        pieces = [requests[i : i + size] for i in range(0, len(requests), size)]
-        tried = [self._tried(partial(joint_losses, piece, self._same), len(piece)) for piece in pieces]
-        return [answer for piece in tried for answer in piece]
+        pieces = evenly(requests, self._at_once.get(kind, 1))
+        return [answer for piece in pieces for answer in self._of_piece(kind, piece)]
+
+    def _of_piece(self, kind: Hashable, piece: Sequence[Request]) -> list[Answer | Exception]:
+        """Answers to steps that are computed together. If that fails, fewer are from then on, in the end each alone:
+        memory may be shorter than it was, and what is wrong with one run is its own."""
+        tried = self._tried(partial(joint_losses, piece, self._same), len(piece))
+        if len(piece) == 1 or not isinstance(tried[0], Exception):
+            return tried
+        self._at_once[kind] = len(piece) // 2
+        said = "The steps of %d runs could not be computed together (%s): trying %d at a time"
+        logger.warning(said, len(piece), str(tried[0]).partition("\n")[0], self._at_once[kind])
+        tried.clear()  # the exception holds what was computed
+        for trainer, *_ in piece:
+            trainer.model.zero_grad(set_to_none=True)
+        return self.answers(kind, piece)
 
     def _measured(self, kind: Hashable, request: Request) -> Answer:
         """The answer to one run alone; notes how many such runs there is room for."""
@@ -172,6 +207,7 @@ def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
 
     def start(index: int) -> None:
         _SCHEDULER.set(scheduler)
+        RUNS_IN_PROCESS.set(len(bodies))
         try:
             results[index] = bodies[index]()
         except Exception as error:  # one run's failure must not end the others; the caller raises it

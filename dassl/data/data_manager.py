@@ -1,6 +1,7 @@
 """From the configuration to the loaders of batches."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from yacs.config import CfgNode
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.image_store import ImageStore, shared_store
 from dassl.data.samplers import EpochClock, build_sampler, set_stream
-from dassl.utils import available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
+from dassl.utils import RUNS_IN_PROCESS, available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
 
 logger = logging.getLogger(__name__)
 
@@ -130,8 +131,8 @@ def build_data_loader(
 ) -> DataLoader:
     """Return the loader of ``data_source``.
 
-    Training drops an incomplete last batch, unless it is the only one.  No more workers are used than there are processors;
-    the number of workers does not change the batches.
+    Training drops an incomplete last batch, unless it is the only one.  No more workers are used than there are processors
+    for this run; the number of workers does not change the batches.
 
     Raises:
         ValueError: ``data_source`` is empty.
@@ -149,7 +150,7 @@ def build_data_loader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=min(cfg.DATALOADER.NUM_WORKERS, available_cpus()),
+        num_workers=min(cfg.DATALOADER.NUM_WORKERS, math.ceil(available_cpus() / RUNS_IN_PROCESS.get())),
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=on_gpu(choose_device(cfg.USE_CUDA)),
         generator=generator,

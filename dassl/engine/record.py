@@ -19,6 +19,7 @@ from yacs.config import CfgNode
 import dassl
 from dassl.data.datasets import Datum
 from dassl.engine.build import TRAINER_REGISTRY
+from dassl.utils import RUNS_IN_PROCESS
 from dassl.utils.torchtools import device_name, peak_memory
 
 # Where a run lies, what it runs on and how often it speaks and saves does not change what it computes.
@@ -143,6 +144,7 @@ def make_record(trainer: Any, split: str, results: Mapping[str, float], eval_sec
         "history": trainer.history,
         "train_seconds": trainer.train_seconds,
         "eval_seconds": eval_seconds,
+        "runs_in_process": RUNS_IN_PROCESS.get(),  # that took turns: their seconds of training overlap
         "peak_memory_bytes": peak_memory(trainer.device),
         "versions": versions(),
         "device": device_name(trainer.device),

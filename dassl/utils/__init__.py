@@ -4,6 +4,7 @@ from dassl.utils.logger import Logger, close_logger, log_to_stdout, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry
 from dassl.utils.tools import (
+    RUNS_IN_PROCESS,
     atomic_write,
     available_cpus,
     check_availability,
@@ -35,6 +36,7 @@ from dassl.utils.torchtools import (
 )
 
 __all__ = [
+    "RUNS_IN_PROCESS",
     "AverageMeter",
     "Logger",
     "MetricMeter",

@@ -14,6 +14,7 @@ import uuid
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import IO, Any
 
 import numpy as np
@@ -179,6 +180,9 @@ def check_availability(requested: str, available: Sequence[str], what: str = "na
 def tolist_if_not(x: Any) -> list[Any]:
     """Return a list as it is, anything else as the only element of one."""
     return x if isinstance(x, list) else [x]
+
+
+RUNS_IN_PROCESS: ContextVar[int] = ContextVar("runs that take turns in this process", default=1)
 
 
 def available_cpus() -> int:
