@@ -19,7 +19,7 @@ from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS
 from results.seeds import parse_seeds
 from sweep import slurm
-from sweep.plan import PART_OF, PROTOCOLS, Run, Setting
+from sweep.plan import PART_OF, PROTOCOLS, Pack, Run, Setting
 from sweep.pool import Outcome, Pool, Slot, WorkerError
 from sweep.progress import Bar
 
@@ -54,6 +54,8 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--jobs", type=int, help="runs at a time on CPUs (default without a GPU: the number of cores)")
     how.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")
+    stack = "seeds of a training in one process, computed together (default: on GPUs as many as there are, on CPUs 1)"
+    how.add_argument("--stack", type=int, help=stack)
     how.add_argument("--gpus", help="GPUs to use, such as 0,1 (default: all)")
     how.add_argument("--per-gpu", type=int, default=1, help="runs at a time on each GPU (default: %(default)s)")
     where = parser.add_argument_group("where")
@@ -168,25 +170,38 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     complete = [run for run in progress.complete if run in chosen]
     there = {run.output_dir for run in (*progress.complete, *todo)}
     untrained = list(dict.fromkeys(run.needs for run in todo if run.needs and run.needs not in there))
+    packs = pack(args, todo, slots)
     if args.dry_run:
-        sys.stdout.write(describe(complete, todo, untrained, len(slots), args.output))
+        sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output))
         return 0
     if untrained:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
-    outcome = work(todo, args, slots) if todo else Outcome()
+    outcome = work(packs, args, slots) if todo else Outcome()
     conclude(args, setting, chosen, outcome)
     return 1 if outcome.failed else 0
 
 
-def work(todo: list[Run], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
+def pack(args: argparse.Namespace, todo: list[Run], slots: list[Slot]) -> list[Pack]:
+    """The runs to do in packs, one process each: by `--stack`; by default several seeds on GPUs, one on CPUs."""
+    from sweep.packs import make_packs
+
+    if args.stack is not None and args.stack < 1:
+        raise ValueError(f"--stack {args.stack}: at least one seed is trained in a process")
+    on_cluster = args.launcher == "slurm"
+    on_gpus = args.gpus_per_job > 0 if on_cluster else bool(slots[0].gpu)
+    places = 1 if on_cluster else len(slots)
+    return make_packs(todo, args.stack or (0 if on_gpus else 1), places)
+
+
+def work(packs: list[Pack], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
     """Carry out the runs here or on a cluster, with a progress bar."""
     logs = os.path.join(args.output, "logs")
-    bar = Bar(todo)
+    bar = Bar([run for pack in packs for run in pack])
     try:
         if args.launcher == "slurm":
-            return slurm.work(todo, slurm_options(args, logs), bar)
-        return Pool(slots, logs, bar).work(todo)
+            return slurm.work(packs, slurm_options(args, logs), bar)
+        return Pool(slots, logs, bar).work(packs)
     finally:
         bar.close()
 

@@ -62,7 +62,8 @@ def _measure(finished: Iterable[Record]) -> tuple[dict, dict]:
         passes = metrics.get("num_test", 0) + TRAINING_PASSES * metrics.get("num_train", 0) * epochs
         key = (record.place.trainer, record.place.cfg, evaluates)
         if passes:
-            seconds = metrics.get("train_seconds", 0) + metrics.get("eval_seconds", 0)
+            training = metrics.get("train_seconds", 0) / metrics.get("runs_in_process", 1)
+            seconds = training + metrics.get("eval_seconds", 0)
             rates.setdefault(key, []).append(seconds / passes)
             sizes.setdefault(key, []).append(sum(entry.stat().st_size for entry in _files(record.path)))
     return tuple({key: statistics.median(values) for key, values in table.items()} for table in (rates, sizes))

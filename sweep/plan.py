@@ -32,6 +32,9 @@ class Run:
         return "--eval-only" not in self.argv
 
 
+Pack = tuple[Run, ...]  # what one process carries out together
+
+
 @dataclass(frozen=True)
 class Setting:
     """What the runs of a sweep share.

@@ -1,13 +1,13 @@
-"""Runs over worker processes: which worker takes what next, and what happens when one dies."""
+"""Packs of runs over worker processes: which worker takes what next, and what happens when one dies."""
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 
-from sweep.plan import Run
+from sweep.plan import Pack, Run
 from sweep.state import failed
 from sweep.worker import Message, serve
 
@@ -40,8 +40,9 @@ class Worker:
     process: multiprocessing.process.BaseProcess
     pipe: connection.Connection
     ready: bool = False
-    run: Run | None = None
-    last: str = ""  # directory of the run that it had before
+    pack: Pack = ()
+    open: set[int] = field(default_factory=set)  # places in the pack of the runs that are not over
+    last: set[str] = field(default_factory=set)  # directories of the pack that it had before
 
 
 @dataclass
@@ -86,60 +87,65 @@ class Pool:
     ):
         self.slots, self.logs, self.tell, self.life = slots, logs, tell, life
         self.workers: dict[int, Worker] = {}  # by slot
+        self.waiting: list[Pack] = []
         self.outcome = Outcome()
 
-    def work(self, runs: list[Run]) -> Outcome:
+    def work(self, packs: Sequence[Pack]) -> Outcome:
         """Carry out the runs, each after the one that it needs; a run whose need failed is not tried.
 
-        A need that is not among the runs is taken to be there. Ends the workers however it ends.
+        Runs of one pack need nothing, or things that are there together. A need that is not among the runs is taken to
+        be there. Ends the workers however it ends.
         """
-        waiting, own = list(runs), {run.output_dir for run in runs}
+        self.waiting, own = list(packs), {run.output_dir for pack in packs for run in pack}
         try:
-            while waiting or any(worker.run for worker in self.workers.values()):
-                waiting = self._give_up_on_unmet(waiting)
-                self._assign(waiting, own)
-                if any(worker.run for worker in self.workers.values()):
+            while self.waiting or any(worker.pack for worker in self.workers.values()):
+                self._give_up_on_unmet()
+                self._assign(own)
+                if any(worker.pack for worker in self.workers.values()):
                     self._listen()
         finally:
             self._end()
         return self.outcome
 
-    def _give_up_on_unmet(self, waiting: list[Run]) -> list[Run]:
+    def _give_up_on_unmet(self) -> None:
         """Drop the runs whose need failed."""
         lost = {run.output_dir for run in self.outcome.failed}
-        for run in [run for run in waiting if run.needs in lost]:
-            waiting.remove(run)
-            self._settle(run, f"not tried: {run.needs} failed")
-        return waiting
+        for pack in list(self.waiting):
+            unmet = [run for run in pack if run.needs in lost]
+            if unmet:
+                self.waiting[self.waiting.index(pack)] = tuple(run for run in pack if run not in unmet)
+            for run in unmet:
+                self._settle(run, f"not tried: {run.needs} failed")
+        self.waiting = [pack for pack in self.waiting if pack]
 
-    def _assign(self, waiting: list[Run], own: set[str]) -> None:
-        """Give every idle worker a run, starting workers where slots are free."""
-        finished = {run.output_dir for run in self.outcome.done}
-        ready = [run for run in waiting if run.needs not in own or run.needs in finished]
-        idle = [index for index in range(len(self.slots)) if not (self._at(index) and self._at(index).run)]
+    def _assign(self, own: set[str]) -> None:
+        """Give every idle worker a pack, starting workers where slots are free."""
+        there = {run.output_dir for run in self.outcome.done}
+        ready = [pack for pack in self.waiting if all(run.needs not in own or run.needs in there for run in pack)]
+        idle = [index for index in range(len(self.slots)) if not (self._at(index) and self._at(index).pack)]
         for index in list(idle):  # first what a worker has trained itself: it may have it in memory
             worker = self._at(index)
-            run = next((run for run in ready if worker and run.needs and run.needs == worker.last), None)
-            if run:
+            pack = next((pack for pack in ready if worker and pack[0].needs in worker.last), None)
+            if pack:
                 idle.remove(index)
-                self._give(index, run, waiting, ready)
-        for index in idle[: len(ready)]:
-            self._give(index, ready[0], waiting, ready)
+                ready.remove(pack)
+                self._give(index, pack)
+        for index, pack in zip(idle, ready, strict=False):
+            self._give(index, pack)
 
     def _at(self, index: int) -> Worker | None:
         """The worker of a slot; None if there is none, or it died with nothing to do."""
         worker = self.workers.get(index)
-        return worker if worker and (worker.run or worker.process.is_alive()) else None
+        return worker if worker and (worker.pack or worker.process.is_alive()) else None
 
-    def _give(self, index: int, run: Run, waiting: list[Run], ready: list[Run]) -> None:
-        """Send a run to the worker of a slot, which is started if there is none."""
+    def _give(self, index: int, pack: Pack) -> None:
+        """Send a pack to the worker of a slot, which is started if there is none."""
         worker = self._at(index)
         if worker is None:
             worker = self.workers[index] = self._start(self.slots[index], index)
-        waiting.remove(run)
-        ready.remove(run)
-        worker.run = run
-        worker.pipe.send(run)
+        self.waiting.remove(pack)
+        worker.pack, worker.open = pack, set(range(len(pack)))
+        worker.pipe.send(pack)
 
     def _start(self, slot: Slot, index: int) -> Worker:
         """A new worker process."""
@@ -154,7 +160,7 @@ class Pool:
 
     def _listen(self) -> None:
         """Wait for messages and take in what they say."""
-        busy = {worker.pipe: worker for worker in self.workers.values() if worker.run}
+        busy = {worker.pipe: worker for worker in self.workers.values() if worker.pack}
         for pipe in connection.wait(list(busy), timeout=1.0):
             worker = busy[pipe]
             try:
@@ -165,9 +171,12 @@ class Pool:
             if message.kind == "ready":
                 worker.ready = True
             elif message.kind == "progress":
-                self.tell(worker.run, message)
+                self.tell(worker.pack[message.index], message)
             else:
-                run, worker.run, worker.last = worker.run, None, worker.run.output_dir
+                run = worker.pack[message.index]
+                worker.open.remove(message.index)
+                if not worker.open:
+                    worker.last, worker.pack = {run.output_dir for run in worker.pack}, ()
                 self._settle(run, message.reason)
 
     def _settle(self, run: Run, reason: str) -> None:
@@ -181,6 +190,9 @@ class Pool:
     def _bury(self, worker: Worker) -> None:
         """A worker died: its run failed; a new worker takes its slot when there is work for it.
 
+        Where it had several runs, those that are not over are tried again, each alone: together they may have been
+        more than the machine bears.
+
         Raises:
             WorkerError: it died before it could take a run.
         """
@@ -189,15 +201,19 @@ class Pool:
         code = worker.process.exitcode
         if not worker.ready:
             raise WorkerError(f"a worker process ended while starting (exit code {code}); {worker.log} says why")
+        lost, several = [worker.pack[index] for index in sorted(worker.open)], len(worker.pack) > 1
+        worker.pack = ()
+        if several:
+            self.waiting[:0] = [(run,) for run in lost]
+            return
         reason = f"its worker process died (exit code {code}; {worker.log})"
-        run, worker.run = worker.run, None
-        failed(run, reason)
-        self._settle(run, reason)
+        failed(lost[0], reason)
+        self._settle(lost[0], reason)
 
     def _end(self) -> None:
         """End all workers; one that is at work (only when the sweep itself is being ended) is stopped at once."""
         for worker in self.workers.values():
-            if worker.run is None and worker.process.is_alive():
+            if not worker.pack and worker.process.is_alive():
                 worker.pipe.send(None)
             else:
                 worker.process.terminate()

@@ -11,24 +11,27 @@ from results.records import Record, read_run
 from results.statistics import Summary, summarise
 from results.tables import Table, base2new
 from results.transfer import accuracies, few_shot, transfer, zero_shot
-from sweep.plan import Run, Setting
+from sweep.packs import arguments, packing
+from sweep.plan import Pack, Run, Setting
 
 AVERAGES = "average_results.txt"
 
 
-def describe(complete: Sequence[Run], todo: Sequence[Run], untrained: Sequence[str], slots: int, output: str) -> str:
-    """A dry run's text: every run to do as a line of train.py, then counts, time and disk.
+def describe(complete: Sequence[Run], packs: Sequence[Pack], untrained: Sequence[str], slots: int, output: str) -> str:
+    """A dry run's text: what is to do as lines of train.py, then counts, time and disk.
 
     Args:
         complete: runs that need not be done.
-        todo: the others.
+        packs: the others.
         untrained: directories that runs to do need, where no training is complete or to do.
         slots: runs at a time.
         output: folder of all results; finished runs there tell how long one takes.
     """
     from sweep.estimate import estimate
 
-    lines = [f"python train.py {shlex.join(run.argv)}" for run in todo]
+    todo = [run for pack in packs for run in pack]
+    lines = [f"python train.py {shlex.join(arguments(pack))}" for pack in packs]
+    lines += packing(packs)
     lines += [f"not trained yet: {directory}" for directory in untrained]
     trainings = sum(run.trains for run in todo)
     lines.append(

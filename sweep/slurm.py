@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from results.records import read_run
-from sweep.plan import Run
+from sweep.plan import Pack, Run
 from sweep.pool import THREADS, Outcome
 from sweep.state import finished
-from sweep.worker import Message, execute
+from sweep.worker import Message, execute_pack
 
 logger = logging.getLogger(__name__)
 
@@ -24,30 +24,37 @@ POLL_SECONDS = 2.0
 
 @dataclass
 class Task:
-    """What one job does: its runs, one after the other.
+    """What one job does: its packs of runs, one after the other.
 
     Attributes:
-        runs: in order.
+        packs: in order; the runs of a pack are carried out together.
         threads: CPU threads.
         over: directories of the runs that are over; they are not repeated when the job is put back into the queue.
     """
 
-    runs: tuple[Run, ...]
+    packs: tuple[Pack, ...]
     threads: int
     over: list[str] = field(default_factory=list)
 
     def __call__(self) -> None:
-        """Carry out the runs; RuntimeError if some failed, so that jobs that need this one are not started."""
+        """Carry out the runs; RuntimeError if some failed. Of a pack of trainings it takes all of them, since then the
+        job that needs this one is not started."""
         import torch
 
         torch.set_num_threads(self.threads)
         reasons = []
-        for run in self.runs:
-            if run.output_dir not in self.over:
-                reason = execute(run)
-                self.over.append(run.output_dir)
-                reasons += [f"{run.output_dir}: {reason}"] if reason else []
-        if reasons:
+        for pack in self.packs:
+            left = tuple(run for run in pack if run.output_dir not in self.over)
+
+            def note(message: Message, left: Pack = left) -> None:
+                if message.kind != "progress":
+                    run = left[message.index]
+                    self.over.append(run.output_dir)
+                    reasons.extend([f"{run.output_dir}: {message.reason}"] if message.reason else [])
+
+            if left:
+                execute_pack(left, note)
+        if reasons and (len(self.packs) > 1 or len(reasons) == len(self.packs[0])):
             raise RuntimeError("; ".join(reasons))
 
     def checkpoint(self) -> Any:
@@ -101,21 +108,31 @@ class Options:
         return {**wanted, **{f"slurm_{name.replace('-', '_')}": value for name, value in self.more.items()}}
 
 
-def arrays(runs: Sequence[Run]) -> list[tuple[list[tuple[Run, ...]], list[tuple[Run, ...]]]]:
-    """Runs as pairs of arrays: element `i` of the second follows element `i` of the first.
+Element = tuple[Pack, ...]  # of an array: what one job does
 
-    Evaluations of one training are one element. What nothing follows, or what needs only things that are there, makes
-    pairs whose second array is empty.
+
+def arrays(packs: Sequence[Pack]) -> list[tuple[list[Element], list[Element]]]:
+    """Packs as pairs of arrays: element `i` of the second follows element `i` of the first.
+
+    Evaluations of one training, or of the trainings of one pack, are one element. What nothing follows, or what needs
+    only things that are there, makes pairs whose second array is empty.
     """
+    runs = [run for pack in packs for run in pack]
     own = {run.output_dir for run in runs}
-    followers: dict[str, list[Run]] = {}
+    followers: dict[str, list[Pack]] = {}
     for run in runs:
         if run.needs:
-            followers.setdefault(run.needs, []).append(run)
-    leading = [run for run in runs if run.output_dir in followers]
-    alone = [(run,) for run in runs if not run.needs and run.output_dir not in followers]
+            followers.setdefault(run.needs, []).append((run,))
+    first, second, alone = [], [], []
+    for pack in packs:
+        after = [follower for run in pack for follower in followers.get(run.output_dir, ())]
+        if after:
+            first.append((pack,))
+            second.append(tuple(after))
+        elif not pack[0].needs:
+            alone.append((pack,))
     alone += [tuple(group) for need, group in followers.items() if need not in own]
-    pairs = [([(run,) for run in part], [tuple(followers[run.output_dir]) for run in part]) for part in _parts(leading)]
+    pairs = zip(_parts(first), _parts(second), strict=True)
     return [*pairs, *((part, []) for part in _parts(alone))]
 
 
@@ -124,30 +141,36 @@ def _parts(items: list) -> list[list]:
     return [items[start : start + LARGEST_ARRAY] for start in range(0, len(items), LARGEST_ARRAY)]
 
 
-def submit(runs: Sequence[Run], options: Options, executor: Any = None) -> list[tuple[Any, tuple[Run, ...], Any]]:
-    """Hand the runs to SLURM; returns jobs with their runs, and the job that each of them follows (or None).
+def submit(packs: Sequence[Pack], options: Options, executor: Any = None) -> list[tuple[Any, tuple[Run, ...], Any]]:
+    """Hand the packs to SLURM; returns jobs with their runs, and the job that each of them follows (or None).
 
     Raises:
         ValueError: submitit is not installed, there is no SLURM here, or a parameter has no such name.
     """
     executor = executor or _executor(options)
     jobs = []
-    for first, second in arrays(runs):
+    for first, second in arrays(packs):
         executor.update_parameters(**options.parameters(), slurm_dependency=None)
         leading = _array(executor, first, options.threads)
-        jobs += [(job, group, None) for job, group in zip(leading, first, strict=True)]
+        jobs += [(job, _runs(element), None) for job, element in zip(leading, first, strict=True)]
         if second:
             kind = "aftercorr" if len(leading) > 1 else "afterok"
             after = f"{kind}:{leading[0].job_id.split('_')[0]}"
             executor.update_parameters(slurm_dependency=after)
-            jobs += list(zip(_array(executor, second, options.threads), second, leading, strict=True))
+            following = _array(executor, second, options.threads)
+            jobs += list(zip(following, map(_runs, second), leading, strict=True))
     return jobs
 
 
-def _array(executor: Any, groups: Sequence[tuple[Run, ...]], threads: int) -> list[Any]:
-    """Jobs of one array, one per group."""
+def _runs(element: Element) -> tuple[Run, ...]:
+    """All runs of a job."""
+    return tuple(run for pack in element for run in pack)
+
+
+def _array(executor: Any, elements: Sequence[Element], threads: int) -> list[Any]:
+    """Jobs of one array, one per element."""
     with executor.batch():
-        return [executor.submit(Task(group, threads)) for group in groups]
+        return [executor.submit(Task(element, threads)) for element in elements]
 
 
 def _executor(options: Options) -> Any:
@@ -163,9 +186,9 @@ def _executor(options: Options) -> Any:
         raise ValueError(f"--launcher slurm: {error}") from error
 
 
-def work(runs: Sequence[Run], options: Options, tell: Callable[[Run, Message], None]) -> Outcome:
-    """Carry out the runs on SLURM and wait for them; jobs are cancelled if the wait is interrupted."""
-    jobs = submit(runs, options)
+def work(packs: Sequence[Pack], options: Options, tell: Callable[[Run, Message], None]) -> Outcome:
+    """Carry out the packs on SLURM and wait for them; jobs are cancelled if the wait is interrupted."""
+    jobs = submit(packs, options)
     logger.info("%d jobs in SLURM's queue, logs in %s", len(jobs), options.folder)
     outcome, open_jobs = Outcome(), list(jobs)
     try:
@@ -173,7 +196,7 @@ def work(runs: Sequence[Run], options: Options, tell: Callable[[Run, Message], N
             time.sleep(POLL_SECONDS)
             for entry in list(open_jobs):
                 job, group, after = entry
-                lost = after is not None and any(run.needs in _directories(outcome.failed) for run in group)
+                lost = after is not None and all(run.needs in _directories(outcome.failed) for run in group)
                 if lost or job.done():
                     open_jobs.remove(entry)
                     _settle(group, job, lost, outcome, tell)

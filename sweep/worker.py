@@ -1,4 +1,4 @@
-"""A worker process: takes run after run, so that starting up is paid for once."""
+"""A worker process: takes pack after pack of runs, so that starting up is paid for once."""
 
 import gc
 import io
@@ -10,21 +10,27 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, parent_process
 
-from sweep.plan import Run
+from sweep.plan import Pack, Run
 
 STEP_LINE = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker tells: `kind` is `ready`, `progress` (with `fraction`), `done` or `failed` (with `reason`)."""
+    """What a worker tells: `kind` is `ready`, `progress` (with `fraction`), `done` or `failed` (with `reason`).
+
+    `index` says of which run of its pack.
+    """
 
     kind: str
     fraction: float = 0.0
     reason: str = ""
+    index: int = 0
 
 
 class StepLines(io.TextIOBase):
@@ -52,6 +58,29 @@ class StepLines(io.TextIOBase):
         self.target.flush()
 
 
+def execute_pack(pack: Pack, tell: Callable[[Message], None]) -> None:
+    """Carry out runs in this process, the steps of several computed together; tells how far each is, and its end.
+
+    The screen shows the first of them.
+    """
+    from trainers.stacked import run_together
+
+    def body(index: int, run: Run) -> None:
+        def report(fraction: float) -> None:
+            tell(Message("progress", fraction, index=index))
+
+        with open(os.devnull, "w", encoding="utf-8") as silence:
+            sink = StepLines(silence if index else sys.stdout, report)
+            with redirect_stdout(sink):
+                reason = execute(run)
+        tell(Message("failed", reason=reason, index=index) if reason else Message("done", index=index))
+
+    bodies = [partial(body, index, run) for index, run in enumerate(pack)]
+    results = run_together(bodies) if len(bodies) > 1 else [bodies[0]()]
+    for error in filter(None, results):
+        raise error
+
+
 def execute(run: Run) -> str:
     """Carry out a run in this process; returns "" or why it failed, which is then also written to its directory."""
     import train
@@ -70,24 +99,22 @@ def execute(run: Run) -> str:
 
 
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
-    """The life of a worker: runs come through the pipe, None ends it; all output goes to the file `log`."""
+    """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     threading.Thread(target=_die_with_parent, daemon=True).start()
     _redirect(log)
     import torch
 
     torch.set_num_threads(threads)
-    sys.stdout = StepLines(sys.stdout, lambda fraction: pipe.send(Message("progress", fraction)))
     import train  # noqa: F401 - what takes seconds, before the first run is timed
 
     pipe.send(Message("ready"))
-    while (run := pipe.recv()) is not None:
-        sys.stdout.write(f"\n--- {run.output_dir}\n")
-        reason = execute(run)
+    while (pack := pipe.recv()) is not None:
+        sys.stdout.write("".join(f"\n--- {run.output_dir}" for run in pack) + "\n")
+        execute_pack(pack, pipe.send)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-        pipe.send(Message("failed", reason=reason) if reason else Message("done"))
 
 
 def _redirect(log: str) -> None:

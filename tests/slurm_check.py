@@ -27,7 +27,7 @@ def preempted(data: str, output: str) -> dict:
     opts = ("OPTIM.MAX_EPOCH", "6", "TRAIN.CHECKPOINT_FREQ", "1")
     setting = Setting(root=data, output=output, shots=16, seeds=(1,), opts=opts)
     train, test = base2new(setting, ["CoOp"], ["drawn_thermal"])
-    jobs = slurm.submit([train, test], slurm.Options(folder=f"{output}/logs/slurm"))
+    jobs = slurm.submit([(train,), (test,)], slurm.Options(folder=f"{output}/logs/slurm"))
     job = jobs[0][0]
     first = Path(train.output_dir, "prompt_learner", "model.pth.tar-1")
     wait_for(lambda: first.exists() or job.done())

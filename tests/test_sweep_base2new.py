@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from dassl.engine import TRAINER_REGISTRY
 from results.records import read_metrics
 from results.seeds import parse_seeds
 from sweep import cli
+from sweep.packs import arguments, make_packs, packing
 from sweep.plan import Setting, base2new
 from sweep.progress import Bar
 from sweep.recipes import config_of
@@ -258,3 +260,76 @@ def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, 
         mine, other = read_metrics(path), read_metrics(folder / "out" / path.relative_to(tmp_path / "out"))
         assert mine["history"] == other["history"]
         assert mine["per_class"] == other["per_class"]
+
+
+def test_seeds_in_one_process(swept, tmp_path, capsys):
+    folder, *_ = swept
+    words = _words(tmp_path, ("CoOp",), "1-2", "--root", str(folder / "data"), "--stack", "2")
+    broken = tmp_path / "out/base2new/train_base/drawn_thermal/shots_16/CoOp/tiny_vit_ep50_ctxv1/seed2/prompt_learner"
+    broken.mkdir(parents=True)
+    (broken / "checkpoint").write_text("model.pth.tar-1\n")
+    (broken / "model.pth.tar-1").write_text("no checkpoint")
+    assert cli.main([*words[:-2], "--dry-run", *FAST]) == 0
+    said = capsys.readouterr().out
+    assert "--seeds 1-2 " in said
+    assert said.count("python train.py") == 1 + 2
+    assert "2 trainings in 1 process of 2 seeds" in said
+
+    assert cli.main(words) == 1
+    said = capsys.readouterr().err
+    assert "seed2: ValueError" in said
+    assert "not tried" in said
+    (broken / "checkpoint").unlink()
+    assert cli.main(words) == 0  # goes on with the seed that failed
+    table = capsys.readouterr().out
+    results = sorted((tmp_path / "out").rglob("metrics.json"))
+    assert [read_metrics(path)["seed"] for path in results] == [1, 2, 1, 2]
+    for path in results:
+        mine, other = read_metrics(path), read_metrics(folder / "out" / path.relative_to(tmp_path / "out"))
+        assert mine["accuracy"] == pytest.approx(other["accuracy"], abs=0.5)
+        assert mine["config_hash"] == other["config_hash"]
+        losses = [[row["loss"] for row in metrics["history"]] for metrics in (mine, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    row = next(line for line in table.splitlines() if line.startswith("drawn_thermal"))
+    assert row.split()[1:3] == ["CoOp", "2"]
+    both = _words(tmp_path / "b", ("CoOp",), "1-2", "--root", str(folder / "data"), "--stack", "2")
+    assert cli.main(both) == 0
+    trained = sorted((tmp_path / "b" / "out").rglob("train_base/**/metrics.json"))
+    assert [read_metrics(path)["runs_in_process"] for path in trained] == [2, 2]
+
+
+def test_packs(tmp_path):
+    runs = base2new(_setting(tmp_path, seeds=(1, 2, 3, 4, 5)), ["CoOp"], ["drawn_thermal", "drawn_easy"])
+    sizes = {
+        (most, places): sorted(len(pack) for pack in make_packs(runs, most, places))[10:]
+        for most, places in ((1, 1), (3, 1), (0, 1), (0, 4))
+    }
+    assert sizes[1, 1] == [1] * 10
+    assert sizes[3, 1] == [2, 2, 3, 3]
+    assert sizes[0, 1] == [5, 5]
+    assert sizes[0, 4] == [2, 2, 3, 3]
+    packs = make_packs(runs, 3, 1)
+    assert sorted(run.output_dir for pack in packs for run in pack) == sorted(run.output_dir for run in runs)
+    first = packs[0]
+    assert len({run.place.dataset for run in first}) == 1
+    argv = arguments(first)
+    assert argv[argv.index("--seeds") + 1] == "1-3"
+    assert argv[argv.index("--output-dir") + 1] + "/seed2" == first[1].output_dir
+    assert "--seed" not in argv
+    for name in ("--seed", "--output-dir"):
+        assert name in arguments((runs[0],))
+    assert packing([(runs[0],)]) == []
+
+
+def test_trainers_that_do_not_say_that_they_can_be_stacked_run_alone(tmp_path, monkeypatch):
+    runs = base2new(_setting(tmp_path), ["CoOp", "KgCoOp"], ["drawn_thermal"])
+    monkeypatch.setattr(TRAINER_REGISTRY.get("CoOp"), "stackable", False)
+    packs = make_packs(runs, 0, 1)
+    assert max(len(pack) for pack in packs if pack[0].place.trainer == "CoOp") == 1
+    assert max(len(pack) for pack in packs if pack[0].place.trainer == "KgCoOp") == 2
+    assert "seed by seed: CoOp" in packing(packs)[1]
+
+
+def test_a_stack_of_none_is_refused(tmp_path, capsys):
+    assert cli.main(_words(tmp_path, ("CoOp",), "1", "--stack", "0")) == 2
+    assert "--stack 0" in capsys.readouterr().err

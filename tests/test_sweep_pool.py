@@ -26,7 +26,7 @@ class Made:
     def work(self, runs, slots=1, life=live):
         places = [Slot("", 1)] * slots if isinstance(slots, int) else slots
         pool = Pool(places, str(self.folder / "logs"), lambda run, message: self.told.append((run, message.kind)), life)
-        return pool.work(runs)
+        return pool.work([run if isinstance(run, tuple) else (run,) for run in runs])
 
     def lines(self) -> list[list[str]]:
         return [line.split() for line in self.journal.read_text().splitlines()]
@@ -76,6 +76,25 @@ def test_a_dead_worker_fails_its_run_and_is_replaced(made):
     assert "exit code 7" in json.loads(Path(dying.output_dir, "failed.json").read_text())["reason"]
 
 
+def test_a_pack_is_one_workers_and_its_runs_end_one_by_one(made):
+    pack = (made.run("one"), made.run("two", "fail"), made.run("three"))
+    tests = [made.run(f"test_{Path(run.output_dir).name}", needs=run) for run in pack]
+    outcome = made.work([pack, *tests], slots=2)
+    assert outcome.done[:2] == [pack[0], pack[2]]
+    assert set(outcome.done) == {pack[0], pack[2], tests[0], tests[2]}
+    assert set(outcome.failed) == {pack[1], tests[1]}
+    assert len({name for name, _, directory in made.lines() if Path(directory).name in ("one", "two", "three")}) == 1
+
+
+def test_what_a_dead_worker_leaves_of_a_pack_is_tried_alone(made):
+    pack = (made.run("one"), made.run("dying", "die"), made.run("three"))
+    outcome = made.work([pack])
+    assert set(outcome.done) == {pack[0], pack[2]}
+    assert "exit code 7" in outcome.failed[pack[1]]
+    names = [Path(directory).name for *_, directory in made.lines()]
+    assert names == ["one", "dying", "dying", "three"]
+
+
 def test_workers_that_cannot_start_end_the_sweep(made):
     with pytest.raises(WorkerError, match=r"exit code 3.*worker0.log says why"):
         made.work([made.run("a"), made.run("b")], life=die_at_birth)
@@ -98,6 +117,6 @@ def test_an_interrupt_ends_the_workers_at_once(made):
 
     pool = Pool([Slot("", 1)], str(made.folder), interrupted, live)
     with pytest.raises(KeyboardInterrupt):
-        pool.work([made.run("a", "slow"), made.run("b")])
+        pool.work([(made.run("a", "slow"),), (made.run("b"),)])
     assert not any(worker.process.is_alive() for worker in pool.workers.values())
     assert len(made.lines()) == 1

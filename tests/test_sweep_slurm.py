@@ -14,6 +14,7 @@ import pytest
 from results.layout import Place
 from sweep import cli, slurm
 from sweep.plan import Run
+from sweep.worker import Message
 
 PLACE = Place("base", "dtd", "APEX", "c", 16, 1)
 
@@ -24,14 +25,15 @@ def _run(name: str, needs: str = "") -> Run:
 
 def test_element_i_of_the_second_array_follows_element_i_of_the_first():
     runs = [_run("a"), _run("a1", "a"), _run("a2", "a"), _run("b"), _run("b1", "b"), _run("c"), _run("d1", "d")]
-    first, alone = slurm.arrays(runs)
-    assert first == ([(runs[0],), (runs[3],)], [(runs[1], runs[2]), (runs[4],)])
-    assert alone == ([(runs[5],), (runs[6],)], [])
+    a, a1, a2, b, b1, c, d1 = packs = [(run,) for run in runs]
+    assert slurm.arrays(packs) == [([(a,), (b,)], [(a1, a2), (b1,)]), ([(c,), (d1,)], [])]
+    together = (*a, *b)
+    assert slurm.arrays([together, a1, a2, b1, c]) == [([(together,)], [(a1, a2, b1)]), ([(c,)], [])]
 
 
 def test_arrays_stay_below_the_limit(monkeypatch):
     monkeypatch.setattr(slurm, "LARGEST_ARRAY", 2)
-    runs = [run for i in range(3) for run in (_run(f"{i}"), _run(f"{i}t", f"{i}"))]
+    runs = [(run,) for i in range(3) for run in (_run(f"{i}"), _run(f"{i}t", f"{i}"))]
     assert [(len(a), len(b)) for a, b in slurm.arrays(runs)] == [(2, 2), (1, 1)]
 
 
@@ -73,29 +75,48 @@ class Cluster:
 def test_dependencies():
     cluster = Cluster()
     runs = [_run("a"), _run("a1", "a"), _run("b"), _run("b1", "b"), _run("c")]
-    jobs = slurm.submit(runs, slurm.Options("logs"), cluster)
+    jobs = slurm.submit([(run,) for run in runs], slurm.Options("logs"), cluster)
     assert [dependency for dependency, _ in cluster.submitted] == [None, "aftercorr:10", None]
     follows = {group[0].output_dir: after and after.job_id for _, group, after in jobs}
     assert follows == {"a": None, "b": None, "a1": "10_0", "b1": "10_1", "c": None}
     single = Cluster()
-    slurm.submit(runs[:2], slurm.Options("logs"), single)
+    slurm.submit([(run,) for run in runs[:2]], slurm.Options("logs"), single)
     assert single.submitted[1][0] == "afterok:10"
 
 
-def test_a_task_goes_on_after_a_failure_and_does_not_repeat_itself(monkeypatch):
-    done = []
+@pytest.fixture
+def carried_out(monkeypatch):
+    """The packs that tasks carry out; runs called `bad...` fail."""
+    packs = []
 
-    def execute(run):
-        done.append(run.output_dir)
-        return "ValueError: no" if run.output_dir == "a" else ""
+    def execute_pack(pack, tell):
+        packs.append([run.output_dir for run in pack])
+        for index, run in enumerate(pack):
+            tell(Message("progress", 0.5, index=index))
+            bad = run.output_dir.startswith("bad")
+            tell(Message("failed", reason="ValueError: no", index=index) if bad else Message("done", index=index))
 
-    monkeypatch.setattr(slurm, "execute", execute)
-    task = slurm.Task((_run("a"), _run("b")), 1)
-    with pytest.raises(RuntimeError, match="a: ValueError: no"):
+    monkeypatch.setattr(slurm, "execute_pack", execute_pack)
+    return packs
+
+
+def test_a_task_goes_on_after_a_failure_and_does_not_repeat_itself(carried_out):
+    task = slurm.Task(((_run("bad"),), (_run("b"),)), 1)
+    with pytest.raises(RuntimeError, match="bad: ValueError: no"):
         task()
-    assert done == ["a", "b"]
+    assert carried_out == [["bad"], ["b"]]
     task()
-    assert done == ["a", "b"], "put back into the queue, it does not repeat what is over"
+    assert carried_out == [["bad"], ["b"]], "put back into the queue, it does not repeat what is over"
+
+
+def test_what_follows_a_pack_is_started_unless_all_of_it_failed(carried_out):
+    task = slurm.Task(((_run("bad"), _run("b")),), 1)
+    task.over.append("b")
+    with pytest.raises(RuntimeError, match="bad"):
+        slurm.Task(((_run("bad1"), _run("bad2")),), 1)()
+    slurm.Task(((_run("bad"), _run("b")),), 1)()
+    task()
+    assert carried_out == [["bad1", "bad2"], ["bad", "b"], ["bad"]]
 
 
 def test_without_slurm_it_says_so(tmp_path, capsys, repo_root, monkeypatch):

@@ -1,0 +1,62 @@
+"""Which runs one process carries out together: trainings that differ in their seed alone."""
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import replace
+
+import trainers  # noqa: F401 - registers what is in the folder
+from dassl.engine import TRAINER_REGISTRY
+from results.seeds import numbers
+from sweep.plan import Pack, Run
+from trainers.stacked import evenly
+
+
+def stackable(trainer: str) -> bool:
+    """Whether the steps of several seeds of a trainer may be computed together; those of others do not say so."""
+    return getattr(TRAINER_REGISTRY.get(trainer), "stackable", False)
+
+
+def make_packs(runs: Iterable[Run], most: int, places: int) -> list[Pack]:
+    """Runs in packs: the trainings of one recipe and data set together, everything else by itself.
+
+    How many of a pack are computed at once is found out when it runs (`trainers.stacked`).
+
+    Args:
+        runs: in the order in which they are wanted.
+        most: trainings of a pack; 0 for as many as leave no place idle.
+        places: where packs can run at the same time.
+    """
+    groups: dict[Hashable, list[Run]] = {}
+    for run in runs:
+        together = run.trains and stackable(run.place.trainer)
+        groups.setdefault(replace(run.place, seed=0) if together else run, []).append(run)
+    trainings = sum(run.trains for group in groups.values() for run in group)
+    most = most or max(1, math.ceil(trainings / places))
+    return [tuple(pack) for group in groups.values() for pack in evenly(group, most)]
+
+
+def packing(packs: Sequence[Pack]) -> list[str]:
+    """How trainings are packed, in sentences; none where each runs alone."""
+    sizes = sorted({len(pack) for pack in packs if len(pack) > 1})
+    if not sizes:
+        return []
+    count = sum(len(pack) for pack in packs if len(pack) > 1)
+    processes = sum(len(pack) > 1 for pack in packs)
+    span = str(sizes[-1]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
+    where = f"{processes} process{'es' if processes > 1 else ''} of {span} seeds"
+    lines = [f"{count} trainings in {where}, as many computed at once as memory allows"]
+    alone = dict.fromkeys(run.place.trainer for pack in packs for run in pack if run.trains)
+    alone = [name for name in alone if not stackable(name)]
+    if alone:
+        lines.append(f"seed by seed: {', '.join(alone)} (the trainer does not say that seeds may be computed together)")
+    return lines
+
+
+def arguments(pack: Pack) -> list[str]:
+    """The arguments of train.py that carry out a pack: `--seeds` and the folder of all of them where it has several."""
+    argv = list(pack[0].argv)
+    if len(pack) > 1:
+        seed, output = argv.index("--seed"), argv.index("--output-dir")
+        argv[output + 1] = argv[output + 1].removesuffix(f"/seed{pack[0].place.seed}")
+        argv[seed : seed + 2] = ["--seeds", numbers(run.place.seed for run in pack).replace(" ", "")]
+    return argv
