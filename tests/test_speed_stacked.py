@@ -28,6 +28,7 @@ LEARN = [
     if issubclass(cls, MethodTrainer) and cls.__module__ != "toys" and not name.startswith("ZeroshotCLIP")
 ]
 SEEDS = (1, 2, 3)
+FROM_ROUNDING = {"TaskRes": 1e-3}  # Adam, from zeros: where a gradient is rounding alone, its steps are of full size
 
 
 def learned(trainer: MethodTrainer) -> torch.Tensor:
@@ -73,7 +74,7 @@ def test_runs_of_the_recipes(name, drawn_root, tmp_path, repo_root, monkeypatch)
         trainer.train()
     assert run_together([trainer.train for trainer in together]) == [None] * len(SEEDS)
     for one, other in zip(alone, together, strict=True):
-        assert distance(one, other) <= 1e-5
+        assert distance(one, other) <= FROM_ROUNDING.get(name, 1e-5)
         assert torch.equal(conformance.logits(one).argmax(dim=1), conformance.logits(other).argmax(dim=1))
     assert distance(alone[0], alone[1]) > 1e-4  # seeds differ
 
