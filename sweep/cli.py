@@ -136,10 +136,11 @@ def make_slots(args: argparse.Namespace) -> list[Slot]:
         return [Slot("", args.threads)] * max(args.jobs or available_cpus(), 1)
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     names = visible or [str(index) for index in range(torch.cuda.device_count())]
-    wanted = [int(index) for index in args.gpus.split(",")] if args.gpus else range(len(names))
-    if any(index not in range(len(names)) for index in wanted):
+    by_number = {str(number): name for number, name in enumerate(names)}
+    wanted = args.gpus.split(",") if args.gpus else list(by_number)
+    if not set(wanted) <= by_number.keys():
         raise ValueError(f"--gpus {args.gpus}: there are {len(names)} GPUs, counted from 0")
-    return [Slot(names[index], args.threads) for _ in range(args.per_gpu) for index in wanted]
+    return [Slot(by_number[number], args.threads) for _ in range(args.per_gpu) for number in wanted]
 
 
 def plan(args: argparse.Namespace, setting: Setting) -> list[Run]:
