@@ -3,40 +3,43 @@
 import csv
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 
 from results.statistics import Summary
-from results.tables import Table, Value
+from results.tables import Difference, Probability, Table, Value
 
 LATEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",
-    "−": "$-$",
+    "<": "$<$",
+    ">": "$>$",
+    "|": "$|$",
     **{letter: f"\\{letter}" for letter in "&%$#_{}"},
 }
 
 
-def cell(value: Value, signed: bool = False) -> str:
-    """A value as people read it: `77.70 ± 1.20 (2.98)`, `77.70`, `+0.31`, or `-` for nothing."""
+def cell(value: Value) -> str:
+    """A value as people read it: `77.70 ± 1.20 (2.98)`, `77.70`, `+0.31`, `0.0123`, or `-` for nothing."""
     if value is None:
         return "-"
     if isinstance(value, Summary):
         if value.sd is None:
             return f"{value.mean:.2f}"
         return f"{value.mean:.2f} ± {value.sd:.2f} ({value.ci95:.2f})"
+    if isinstance(value, Probability):
+        return f"{value:.3g}"
     if isinstance(value, float):
-        return f"{value:+.2f}" if signed else f"{value:.2f}"
+        return f"{value:+.2f}" if isinstance(value, Difference) else f"{value:.2f}"
     return str(value)
 
 
 def _grid(table: Table) -> list[list[str]]:
     """All cells as strings, the column names first."""
-    signed = [column.startswith("difference") for column in table.columns]
-    rows = [[cell(value, sign) for value, sign in zip(row, signed, strict=True)] for row in table.rows]
-    return [list(table.columns), *rows]
+    return [list(table.columns), *([cell(value) for value in row] for row in table.rows)]
 
 
 def _is_text(table: Table, column: int) -> bool:
@@ -101,7 +104,8 @@ def to_latex(table: Table) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(letter, letter) for letter in text)
+    escaped = "".join(LATEX_SPECIAL.get(letter, letter) for letter in text)
+    return re.sub(r"^-(?=\d)", "$-$", escaped)
 
 
 def to_json(table: Table) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from results.records import Record
 from results.statistics import harmonic_mean, paired_test
-from results.tables import Pair, Table, in_order, method_names, pairs_of
+from results.tables import Pair, Probability, Table, in_order, method_names, pairs_of
 
 MEASURES = ("base", "new", "HM")
 
@@ -79,5 +79,5 @@ def _row(dataset: str, measure: str, matched: Sequence[tuple[float, float]]) -> 
     return [dataset, measure, len(matched), test.difference, _p(test.t_p), _p(test.wilcoxon_p)]
 
 
-def _p(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3g}"
+def _p(value: float | None) -> Probability | None:
+    return None if value is None else Probability(value)

@@ -55,7 +55,6 @@ def page(title: str, tables: Sequence[Table], figures: "Mapping[str, Figure]", r
 def _table(table: Table) -> str:
     """A heading, the table, its notes."""
     text = [any(isinstance(row[i], str) for row in table.rows) for i in range(len(table.columns))]
-    signed = [column.startswith("difference") for column in table.columns]
 
     def line(tag: str, values: Sequence[str]) -> str:
         cells = (
@@ -64,7 +63,7 @@ def _table(table: Table) -> str:
         )
         return f"<tr>{''.join(cells)}</tr>"
 
-    rows = [line("td", [cell(v, s) for v, s in zip(row, signed, strict=True)]) for row in table.rows]
+    rows = [line("td", [cell(value) for value in row]) for row in table.rows]
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
     body = "\n".join([line("th", table.columns), *rows])
     return f'<h2>{html.escape(table.title)}</h2>\n<div class="scroll"><table>{body}</table></div>\n<ul>{notes}</ul>'

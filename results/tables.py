@@ -13,6 +13,15 @@ from results.records import Record
 from results.seeds import numbers
 from results.statistics import Summary, harmonic_mean, summarise
 
+
+class Difference(float):
+    """A number that is shown with its sign."""
+
+
+class Probability(float):
+    """A p value: shown with three significant digits."""
+
+
 Value = Summary | float | int | str | None
 Method = tuple[str, str, int]  # trainer, configuration, shots
 
@@ -190,7 +199,7 @@ def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]
         if known:
             row += facts
             row += [
-                round(own.mean, 2) - fact if own is not None and fact is not None else None
+                Difference(round(own.mean, 2) - fact) if own is not None and fact is not None else None
                 for own, fact in zip(row[3:6], facts, strict=True)
             ]
     if known:
@@ -232,7 +241,7 @@ def complaints(records: Iterable[Record], names: Mapping[Method, str]) -> list[s
     """A sentence for each run that failed, diverged or did not finish."""
     return [
         f"left out: {record.place.dataset}, {names[method_of(record)]}, seed {record.place.seed}, "
-        f"{record.place.role} classes: {record.problem}"
+        f"{record.place.role} classes: {' '.join(record.problem.split())}"
         for record in records
         if record.problem
     ]

@@ -7,6 +7,7 @@ from results.records import Record
 from results.statistics import Summary, summarise
 from results.tables import (
     SPREAD,
+    Difference,
     Method,
     Table,
     Value,
@@ -98,7 +99,7 @@ def _add_published(table: Table, entry: Mapping | None) -> None:
     facts.append(mean_of(targets) if None not in targets else None)
     own = table.rows[-1][2:]
     differences: list[Value] = [
-        f"{round(value.mean, 2) - fact:+.2f}" if isinstance(value, Summary) and fact is not None else None
+        Difference(round(value.mean, 2) - fact) if isinstance(value, Summary) and fact is not None else None
         for value, fact in zip(own, facts, strict=True)
     ]
     table.rows.append(["  published", entry["seeds"], *facts])

@@ -7,6 +7,7 @@ from results_trees import APEX, base2new_tree, write_run
 from scipy import stats
 
 from results import cli
+from results.formats import cell
 from results.layout import Place
 from results.paired import paired
 from results.records import read_records
@@ -34,7 +35,7 @@ def test_cross_dataset_and_domain_generalisation(tmp_path):
     assert own[5].mean == pytest.approx(52.0)
     assert own[5].sd == pytest.approx(summarise([51.5, 52.5]).sd)
     assert facts == ["  published", 5, 72.0, 94.46, 45.7, pytest.approx((94.46 + 45.7) / 2)]
-    assert differences[3] == f"{51.5 - 94.46:+.2f}"
+    assert cell(differences[3]) == f"{51.5 - 94.46:+.2f}"
     assert len(transfer(records, compare=False).rows) == 1
 
 
@@ -83,8 +84,8 @@ def test_paired(tmp_path):
     rows = {(row[0], row[1]): row for row in table.rows}
     row = rows["dtd", "base"]
     assert row[2:4] == [3, summarise([0.0, -1.0, -2.0])]
-    assert row[4] == f"{stats.ttest_rel([81, 82, 83], [81, 83, 85]).pvalue:.3g}"
-    assert row[5] == f"{stats.wilcoxon([0.0, -1.0, -2.0]).pvalue:.3g}"
+    assert row[4] == pytest.approx(stats.ttest_rel([81, 82, 83], [81, 83, 85]).pvalue)
+    assert cell(row[5]) == f"{stats.wilcoxon([0.0, -1.0, -2.0]).pvalue:.3g}"
     assert rows["all", "base"][2] == 6
     own = [harmonic_mean(80 + s, 60 - s) - harmonic_mean(79 + 2 * s, 50) for s in (1, 2, 3)]
     assert rows["dtd", "HM"][3].mean == pytest.approx(sum(own) / 3)

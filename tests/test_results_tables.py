@@ -4,14 +4,19 @@ import csv
 import io
 import json
 import math
+import re
+import shutil
 import statistics
+import subprocess
 
 import pytest
 from results_trees import APEX, base2new_tree, write_run
 from scipy.special import stdtr
 
+from results import cli
 from results.formats import FORMATS, to_csv, to_json, to_latex, to_markdown, to_text
 from results.layout import TEMPLATES, Place, recognise
+from results.paired import paired
 from results.published import facts, published
 from results.records import divergence, read_records
 from results.seeds import numbers
@@ -187,15 +192,54 @@ def test_csv_and_json_hold_everything_unrounded(tmp_path):
     assert set(parsed) == {"title", "columns", "rows", "notes"}
 
 
-def test_latex_is_balanced(tmp_path):
-    text = to_latex(_table(tmp_path))
-    code = "\n".join(line for line in text.splitlines() if not line.startswith("%"))
-    assert code.count("{") == code.count("}")
-    assert code.count("$") % 2 == 0
-    rows = [line for line in code.splitlines() if line.endswith(r"\\")]
-    assert len({row.count("&") for row in rows}) == 1
-    assert code.count(r"\begin{tabular}") == code.count(r"\end{tabular}") == 1
-    assert "oxford_pets" not in code
+def _all_tables(root):
+    """Every kind of table, with names and reasons that LaTeX would trip over."""
+    base2new_tree(root)
+    for seed in (1, 2, 3):
+        for role in ("base", "new"):
+            write_run(root, Place(role, "50%_of #1 & {a}", "Mine_~^<x>|$", "c\\fg_1", 16, seed), 40.0 + seed)
+            write_run(root, Place(role, "dtd", "Mine_~^<x>|$", "c\\fg_1", 16, seed), 40.0 - seed**2)
+        write_run(root, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
+        for dataset in ("dtd", "imagenet_a"):
+            write_run(root, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 40.0 + seed)
+    write_run(root, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0)
+    failed = root / Place("new", "dtd", "APEX", APEX, 16, 4).path()
+    failed.mkdir(parents=True)
+    (failed / "failed.json").write_text(json.dumps({"reason": "ValueError: 100% wrong\n\\end{tabular} & more"}))
+    records = read_records(root)
+    tables = [make(records, (), True) for make in cli.TABLES.values()]
+    return [*tables, paired(records, "APEX", "Mine_~^<x>|$")]
+
+
+def test_latex_holds_no_loose_letters_and_as_many_cells_as_columns(tmp_path):
+    tables = _all_tables(tmp_path)
+    assert all(table.rows for table in tables)
+    for table in tables:
+        lines = to_latex(table).splitlines()
+        code = "\n".join(line for line in lines if not line.startswith("%"))
+        spec = re.search(r"\\begin\{tabular\}\{([lr]+)\}", code)[1]
+        assert len(spec) == len(table.columns)
+        assert re.findall(r"\\(?:begin|end)\{(\w+)\}", code) == ["tabular", "tabular"]
+        bare = re.sub(r"\\(?:[&%$#_{}\\]|[a-z]+)", "", code)  # without escapes and commands
+        rows = [line for line in code.splitlines() if line.endswith(r"\\")]
+        assert len(rows) == len(table.rows) + 1
+        for row in rows:
+            assert len(re.findall(r"(?<!\\)&", row)) == len(spec) - 1, row
+        assert bare.count("{") == bare.count("}")
+        assert not re.search("[%#~]", bare)
+        outside = re.sub(r"\$[^$]*\$", "", bare)
+        assert not re.search(r"[$_^<>|]", outside), outside
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    body = "\n\n".join(to_latex(table) for table in _all_tables(tmp_path / "runs"))
+    page = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\\tiny\n" + body + "\\end{document}\n"
+    (tmp_path / "tables.tex").write_text(page, encoding="utf-8")
+    line = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, errors="replace")
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "Missing" not in done.stdout
 
 
 def test_every_format_takes_an_empty_table(tmp_path):
