@@ -121,14 +121,19 @@ def _lines(experiment: logs.Experiment, args: argparse.Namespace) -> list[str]:
 
 def _average_line(experiments: Sequence[logs.Experiment], args: argparse.Namespace) -> str:
     """The mean over experiments of their means."""
-    means = [statistics.fmean(experiment.values) for experiment in experiments if experiment.values]
+    means = _means(experiments)
     if not means:
         return "Average performance: no results"
     return f"Average performance over {len(means)} experiments\n* {args.keyword}: {statistics.fmean(means):.2f}%"
 
 
+def _means(experiments: Sequence[logs.Experiment]) -> list[float]:
+    """The means of the experiments that have results."""
+    return [statistics.fmean(experiment.values) for experiment in experiments if experiment.values]
+
+
 def log_table(experiments: Sequence[logs.Experiment], args: argparse.Namespace) -> Table:
-    """A row per experiment."""
+    """A row per experiment, and with --multi-exp the mean over experiments of their means."""
     which = "1.96 population standard deviations / root n" if args.ci95 else "population standard deviation"
     table = Table(f"{args.keyword} in percent", ["experiment", "n", args.keyword, "spread"], notes=[f"spread: {which}"])
     for experiment in experiments:
@@ -138,6 +143,8 @@ def log_table(experiments: Sequence[logs.Experiment], args: argparse.Namespace) 
         table.notes += [f"left out: {r.path}: {r.problem}" for r in experiment.results if r.problem]
         if experiment.missing:
             table.notes.append(f"{experiment.directory}: no folders of seeds {numbers(experiment.missing)}")
+    if args.multi_exp and (means := _means(experiments)):
+        table.rows.append([f"average of {len(means)} experiments", None, statistics.fmean(means), None])
     return table
 
 

@@ -4,6 +4,7 @@ A log is read as the family's parser reads it: a line that equals an end signal 
 `* accuracy: 82.00%` counts.
 """
 
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -47,7 +48,7 @@ class Experiment:
 
 def read_log(path: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> tuple[float | None, str]:
     """The last value of `keyword` after an end signal, in percent, or None and the reason."""
-    pattern = re.compile(rf"\* {re.escape(keyword)}: ([\.\deE+-]+)%")
+    pattern = re.compile(rf"\* {re.escape(keyword)}: ([^\s%]+)%")
     armed, value, damaged = False, None, ""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
@@ -68,11 +69,12 @@ def read_log(path: str | os.PathLike[str], keyword: str, signals: Sequence[str])
 
 
 def _number(text: str) -> float | None:
-    """The text as a number, or None."""
+    """The text as a finite number, or None."""
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def read_run(directory: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> LogResult:

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from results import cli
+from results.formats import FORMATS
 from results.logs import END_OF_TEST, END_OF_TRAINING, read_experiment, read_log
 
 RESULT = "=> result\n* total: 1,000\n* correct: 820\n* accuracy: {}%\n* error: 18.0%\n* macro_f1: {}%\n"
@@ -65,6 +66,7 @@ def test_last_match_wins_and_other_keywords(tmp_path):
         (b"", "did not finish"),
         (b"epoch [1/50]\n\xff\xfe\x00 broken", "did not finish"),
         (b"Finish training\n* accuracy: 1.2.3%\n", "holds no number"),
+        (b"Finish training\n* accuracy: nan%\n", "holds no number"),
         (b"Finish training\nkilled", "nothing about"),
     ],
 )
@@ -117,7 +119,28 @@ def test_several_experiments(tmp_path, capsys):
     assert out.count("* accuracy:") == 3
     assert out.rstrip().endswith("Average performance over 2 experiments\n* accuracy: 81.50%")
     assert cli.main([str(tmp_path), "--multi-exp", "--test-log", "--format", "csv"]) == 0
-    assert capsys.readouterr().out.splitlines()[1] == f"{tmp_path}/dtd,2,81.0,1.0"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == f"{tmp_path}/dtd,2,81.0,1.0"
+    assert lines[-1] == "average of 2 experiments,,81.5,"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_says_what_the_lines_say(tmp_path, capsys, form):
+    _log(tmp_path / "dtd" / "seed1", "80.0", "Finish training")
+    _log(tmp_path / "dtd" / "seed2", "82.0", "Finished training")
+    _log(tmp_path / "eurosat" / "run_x", "70.5", "Finish training")
+    (tmp_path / "dtd" / "seed4").mkdir()
+    words = [str(tmp_path), "--multi-exp", "--ci95", "--seeds", "1-4"]
+    assert cli.main(words) == 1
+    lines = capsys.readouterr().out
+    assert cli.main([*words, "--format", form]) == 1
+    table = capsys.readouterr().out
+    for said, digits in (("81.00% +- 1.39%", "81.0 1.3"), ("70.50% +- 0.00%", "70.5 0.0"), ("75.75%", "75.75")):
+        assert said in lines
+        assert all(number in table for number in digits.split())
+    if form != "csv":
+        assert "no log.txt" in table
+        assert "no folders of seeds 3" in table
 
 
 def test_mistakes(tmp_path, capsys):
