@@ -78,11 +78,30 @@ def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
         axes.scatter(*zip(*points, strict=True), s=18, marker=marker, label=name)
     for dataset in {dataset for dataset, _ in learned}:
         best = max(harmonic_mean(*means[d, m]) - zero[d] for d, m in learned if d == dataset)
-        axes.annotate(dataset, (hard[dataset][0], best), fontsize=5, xytext=(2, 2), textcoords="offset points")
-    axes.set_xscale("log")
+        axes.annotate(dataset, (hard[dataset][0], best), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    _log_ticks(axes, [hard[dataset][0] for dataset, _ in learned])
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    axes.legend(fontsize=6)
+    axes.margins(x=0.12)
+    _legend(axes)
     return figure
+
+
+def _log_ticks(axes: "Axes", values: Sequence[float]) -> None:
+    """A logarithmic x axis with plain numbers, as many as fit."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) > 5 * min(values) else (1, 1.5, 2, 3, 5, 7)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _legend(axes: "Axes") -> None:
+    """The names of the methods above the figure, where they hide nothing."""
+    axes.legend(
+        fontsize=6.5, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False,
+        columnspacing=1.0, handletextpad=0.3,
+    )  # fmt: skip
 
 
 def _is_zero_shot(method: Method) -> bool:
@@ -113,11 +132,11 @@ def transfer_weights(records: Sequence[Record]) -> "Figure | None":
         for key, color in (("d_nn", "C0"), ("d_avg", "C1")):
             axes.plot(places, [values[key][i] for i in order], ".", ms=3, color=color, label=key if first else None)
         middle = start + len(order) / 2
-        axes.annotate(dataset, (middle, 1.02), fontsize=5, ha="center", xycoords=("data", "axes fraction"), rotation=20)
+        axes.annotate(dataset, (middle, 1.02), fontsize=6, ha="center", xycoords=("data", "axes fraction"), rotation=20)
         start += len(order) + 2
     axes.set_xticks([])
     axes.set_ylim(0, 1.05)
-    axes.legend(fontsize=6, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12))
+    axes.legend(fontsize=6.5, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.12), frameon=False)
     return figure
 
 
@@ -140,7 +159,8 @@ def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
             axes.plot(shots, means, marker=marker, ms=4, linewidth=1, label=f"{trainer} ({len(complete)} sets)")
     axes.set_xscale("log", base=2)
     axes.set_xticks(shots, map(str, shots))
-    axes.legend(fontsize=6)
+    axes.minorticks_off()
+    _legend(axes)
     return figure
 
 
@@ -161,10 +181,11 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
         inside = [(b, n) for b, n in zip(base, new, strict=True) if low <= n <= 100]
         if inside:
             axes.plot(*zip(*inside, strict=True), color="0.85", linewidth=0.7, zorder=0)
-            axes.annotate(f"HM {level}", inside[-1], fontsize=5, color="0.5", ha="right")
+            white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+            axes.annotate(f"HM {level}", inside[-1], fontsize=6, color="0.4", ha="right", va="bottom", bbox=white)
     axes.set_xlim(low, 101)
     axes.set_ylim(low, 101)
-    axes.legend(fontsize=6)
+    _legend(axes)
     return figure
 
 

@@ -31,7 +31,8 @@ class Bar:
         """Take in what a worker told about a run."""
         over = message.kind != "progress"
         fraction = 1.0 if over else 0.95 * message.fraction
-        self.bar.update(self.work[run] * max(fraction - self.fraction[run], 0))
+        more = self.work[run] * max(fraction - self.fraction[run], 0)
+        self.bar.update(min(more, self.bar.total - self.bar.n))  # sums of fractions may end a rounding above the total
         self.fraction[run] = max(fraction, self.fraction[run])
         if over:
             self.over += 1
