@@ -182,7 +182,9 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
         if inside:
             axes.plot(*zip(*inside, strict=True), color="0.85", linewidth=0.7, zorder=0)
             white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            axes.annotate(f"HM {level}", inside[-1], fontsize=6, color="0.4", ha="right", va="bottom", bbox=white)
+            axes.annotate(
+                f"HM {level}", inside[-1], fontsize=6, color="0.4", ha="right", va="bottom", bbox=white, zorder=1
+            )
     axes.set_xlim(low, 101)
     axes.set_ylim(low, 101)
     _legend(axes)
