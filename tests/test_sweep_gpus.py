@@ -55,7 +55,7 @@ def test_runs_spread_over_the_given_gpus(slots, tmp_path):
     place, journal = Place("base", "dtd", "APEX", "c", 16, 1), tmp_path / "journal"
     runs = [Run(place, ("slow", str(journal)), str(tmp_path / str(i))) for i in range(8)]
     places = slots("--gpus 0,2 --per-gpu 2", 3, "4,5,6")
-    outcome = Pool(places, str(tmp_path / "logs"), lambda run, message: None, live).work(runs)
+    outcome = Pool(places, str(tmp_path / "logs"), lambda run, message: None, live).work([(run,) for run in runs])
     assert set(outcome.done) == set(runs)
     seen = {tuple(line.split()[:2]) for line in Path(journal).read_text().splitlines()}
     assert len(seen) == 4, "a worker stays on its GPU"
