@@ -10,7 +10,7 @@ from pathlib import Path
 from results.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[1]
-DEADLINE = 300.0  # seconds
+DEADLINE = 900.0  # seconds
 
 
 def sweep_line(data: Path, output: Path, *more: str) -> list[str]:
