@@ -28,7 +28,8 @@ LEARN = [
     if issubclass(cls, MethodTrainer) and cls.__module__ != "toys" and not name.startswith("ZeroshotCLIP")
 ]
 SEEDS = (1, 2, 3)
-FROM_ROUNDING = {"TaskRes": 1e-3}  # Adam, from zeros: where a gradient is rounding alone, its steps are of full size
+# Steps that jump with the sign of a number that is rounding alone: Adam's where a gradient is, those of an L1 distance
+FROM_ROUNDING = {"TaskRes": 1e-3, "PromptSRC": 1e-3}
 
 
 def learned(trainer: MethodTrainer) -> torch.Tensor:
