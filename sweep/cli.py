@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS
@@ -22,7 +23,10 @@ from sweep import slurm
 from sweep.plan import PART_OF, PROTOCOLS, Pack, Run, Setting
 from sweep.pool import Outcome, Pool, Slot, WorkerError
 from sweep.progress import Bar
+from sweep.recipes import CARRIED, CONFIGS
 
+SOURCE = "imagenet"
+YAML = (".yaml", ".yml")
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+")
 INTERRUPTED = 130
 NUMBERED = (*BENCHMARKS, *IMAGENET_VARIANTS)
@@ -37,9 +41,9 @@ def build_parser() -> argparse.ArgumentParser:
     what = parser.add_argument_group("what")
     what.add_argument("--trainers", nargs="+", required=True, metavar="NAME", help="registered names, in any case")
     numbered = ", ".join(f"{number} {name}" for number, name in enumerate(NUMBERED))
-    names = f"names in configs/datasets (default: the papers'), or numbers: {numbered}"
+    names = f"names in configs/datasets (default: the papers'), YAML files of one's own, or numbers: {numbered}"
     what.add_argument("--datasets", nargs="+", metavar="NAME", help=names)
-    what.add_argument("--source", default="imagenet", metavar="NAME", help="of xd and dg (default: %(default)s)")
+    what.add_argument("--source", default=SOURCE, metavar="NAME", help="of xd and dg (default: %(default)s)")
     what.add_argument("--seeds", help="such as 1-20 or 1,2,5 (default: the paper's)")
     what.add_argument("--shots", nargs="+", type=int, help="training images per class (default: the papers')")
     what.add_argument(
@@ -86,7 +90,7 @@ def complete_arguments(args: argparse.Namespace) -> None:
     """Put the protocol's own data sets, seeds and shots where none are given, and registered names for trainers.
 
     Raises:
-        ValueError: an unknown trainer.
+        ValueError: an unknown trainer or data set, a number that is too small, a flag that the protocol has no use for.
     """
     import trainers  # noqa: F401 - registers what is in the folder
     from dassl.engine import TRAINER_REGISTRY
@@ -97,19 +101,58 @@ def complete_arguments(args: argparse.Namespace) -> None:
     for name in args.trainers:
         if name.lower() not in known:
             check_availability(name, list(known.values()), "trainer")
-    args.trainers = [known[name.lower()] for name in args.trainers]
+    args.trainers = list(dict.fromkeys(known[name.lower()] for name in args.trainers))
     numbers = {str(number): name for number, name in enumerate(NUMBERED)}
-    args.datasets = [numbers.get(name, name) for name in args.datasets or protocol.datasets]
+    args.datasets = list(dict.fromkeys(numbers.get(name, name) for name in args.datasets or protocol.datasets))
+    known_sets = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
+    for name in (*args.datasets, args.source):
+        if Path(name).suffix not in YAML:
+            check_availability(name, known_sets, "data set")
     args.seeds = args.seeds or protocol.seeds
-    args.shots = args.shots or list(protocol.shots)
+    args.shots = list(dict.fromkeys(args.shots or protocol.shots))
+    _check_numbers(args)
+    transfer = args.protocol in ("xd", "dg")
+    if args.source != SOURCE and not transfer:
+        raise ValueError(f"--source {args.source}: {args.protocol} tests on what it trains on; xd and dg have a source")
+    if args.variant and not (transfer or args.protocol == "fewshot"):
+        raise ValueError(f"--variant {args.variant}: the directories of {args.protocol} have no such level")
+
+
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Raise a ValueError for the first number that is too small."""
+    numbers = {"--shots": min(args.shots), "--threads": args.threads, "--per-gpu": args.per_gpu, "--jobs": args.jobs}
+    for flag, value in numbers.items():
+        if value is not None and value < 1:
+            raise ValueError(f"{flag} {value}: must be at least 1")
+    if args.gpus and not re.fullmatch(r"\d+(,\d+)*", args.gpus):
+        raise ValueError(f"--gpus {args.gpus}: write numbers, such as 0,1")
+
+
+def own_files(datasets: Sequence[str]) -> dict[str, str]:
+    """YAML files among the data sets, by the names that their runs have: their names without suffix.
+
+    Raises:
+        ValueError: two files of one name.
+        FileNotFoundError: no such file.
+    """
+    files: dict[str, str] = {}
+    for path in map(Path, datasets):
+        if path.suffix not in YAML:
+            continue
+        if not path.is_file():
+            raise FileNotFoundError(f"--datasets {path}: there is no such file")
+        if files.setdefault(path.stem, str(path)) != str(path):
+            raise ValueError(f"--datasets {files[path.stem]} {path}: two files of one name, which their folders have")
+    return files
 
 
 def make_setting(args: argparse.Namespace, opts: Sequence[str]) -> Setting:
     """What the runs share; ValueError for malformed `--seeds` or `--configs`."""
-    configs = {}
+    configs, known = {}, {name.lower(): name for name in args.trainers}
     for pair in args.configs:
         trainer, sign, name = pair.partition("=")
-        if not sign or trainer not in args.trainers:
+        trainer = known.get(trainer.lower(), "")
+        if not sign or not trainer:
             named = ", ".join(args.trainers)
             raise ValueError(f"--configs {pair}: write TRAINER=NAME with one of the --trainers ({named})")
         configs[trainer] = name.removesuffix(".yaml")
@@ -123,6 +166,7 @@ def make_setting(args: argparse.Namespace, opts: Sequence[str]) -> Setting:
         source=args.source,
         variant=args.variant,
         load_epoch=args.load_epoch,
+        files=own_files((*args.datasets, args.source)),
     )
 
 
@@ -144,16 +188,19 @@ def make_slots(args: argparse.Namespace) -> list[Slot]:
 
 
 def plan(args: argparse.Namespace, setting: Setting) -> list[Run]:
-    """All runs of the protocol, both parts of it."""
-    make = PROTOCOLS[args.protocol].plan
-    return [run for shots in args.shots for run in make(replace(setting, shots=shots), args.trainers, args.datasets)]
+    """All runs of the protocol, both parts of it, each once."""
+    make, stem = PROTOCOLS[args.protocol].plan, {path: name for name, path in setting.files.items()}
+    datasets = [stem.get(name, name) for name in args.datasets]
+    setting = replace(setting, source=stem.get(setting.source, setting.source))
+    runs = [run for shots in args.shots for run in make(replace(setting, shots=shots), args.trainers, datasets)]
+    return list({run.output_dir: run for run in runs}.values())
 
 
 def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     """Carry out a sweep; returns the exit status.
 
     Raises:
-        ValueError, FileNotFoundError: a mistake in the arguments, found before anything was started.
+        ValueError, OSError: a mistake in the arguments, found before anything was started.
         WorkerError: worker processes cannot start.
     """
     from sweep.report import describe
@@ -175,6 +222,8 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     if args.dry_run:
         sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output))
         return 0
+    if todo and not os.path.isdir(args.root) and not all(name.startswith(CARRIED) for name in args.datasets):
+        raise FileNotFoundError(f"--root {args.root}: there is no such folder (DATA in the environment names it too)")
     if untrained:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
@@ -198,6 +247,7 @@ def pack(args: argparse.Namespace, todo: list[Run], slots: list[Slot]) -> list[P
 def work(packs: list[Pack], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
     """Carry out the runs here or on a cluster, with a progress bar."""
     logs = os.path.join(args.output, "logs")
+    os.makedirs(logs, exist_ok=True)
     bar = Bar([run for pack in packs for run in pack])
     try:
         if args.launcher == "slurm":
@@ -229,7 +279,8 @@ def conclude(args: argparse.Namespace, setting: Setting, runs: Sequence[Run], ou
     """Write the table, the lines that make its rows, the averages if asked for, and what failed."""
     from sweep.report import commands, table_of, write_averages
 
-    order = [*args.datasets, *args.trainers]
+    stem = {path: name for name, path in setting.files.items()}
+    order = [*(stem.get(name, name) for name in args.datasets), *args.trainers]
     sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, setting.seeds, order)))
     if args.format == "text":
         lines = commands(args, setting, runs)
@@ -246,7 +297,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(words)
     try:
         return sweep(args, opts)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"sweep: {error}\n")
         return 2
     except WorkerError as error:

@@ -49,6 +49,7 @@ class Setting:
         source: data set that is trained on, where others are tested.
         variant: a level of directories of its own (see `Place`).
         load_epoch: which checkpoint to test; "" for the last.
+        files: data set -> its configuration file, where that is not the one of its name in configs/datasets.
     """
 
     root: str
@@ -60,6 +61,7 @@ class Setting:
     source: str = "imagenet"
     variant: str = ""
     load_epoch: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
     def seeds_of(self, trainer: str) -> tuple[int, ...]:
         """The seeds to run: the first alone for a trainer that learns nothing."""
@@ -78,7 +80,8 @@ class Setting:
         learns = kind(place.trainer).learns
         needs = trained.output_dir if trained and learns else ""
         argv = ["--root", self.root, "--seed", str(place.seed), "--trainer", place.trainer]
-        argv += ["--dataset-config-file", str(CONFIGS / "datasets" / f"{place.dataset}.yaml")]
+        file = self.files.get(place.dataset, str(CONFIGS / "datasets" / f"{place.dataset}.yaml"))
+        argv += ["--dataset-config-file", file]
         argv += ["--config-file", str(CONFIGS / "trainers" / f"{config}.yaml"), "--output-dir", directory]
         if needs or not learns:
             argv.append("--eval-only")
@@ -122,7 +125,8 @@ def transfer(setting: Setting, trainers: Sequence[str], datasets: Sequence[str])
         for seed in setting.seeds_of(trainer):
             source = Place("all", setting.source, trainer, Path(config).name, setting.shots, seed, setting.variant)
             first = setting.run(source, config)
-            tested = [replace(source, role="transfer", dataset=name, source=setting.source) for name in datasets]
+            others = [name for name in datasets if name != setting.source]  # the training ends with testing on its own
+            tested = [replace(source, role="transfer", dataset=name, source=setting.source) for name in others]
             runs += [first, *(setting.run(place, config, (), first) for place in tested)]
     return runs
 

@@ -1,9 +1,6 @@
 """Which configuration file a method uses where, unless `--configs` says otherwise: the official scripts' choices."""
 
-from fnmatch import fnmatchcase
 from pathlib import Path
-
-from dassl.engine import TRAINER_REGISTRY
 
 CONFIGS = Path("configs")
 CARRIED = ("drawn_", "digits")  # data sets that need no download, which go with the carried CLIP
@@ -77,6 +74,7 @@ FOR_SETS: dict[tuple[str, str], tuple[tuple[str, ...], tuple[str, ...]]] = {
 def kind(trainer: str) -> type:
     """The class of a registered trainer: it says whether it learns, and which classes it serves (`SimpleTrainer`)."""
     import trainers  # noqa: F401 - registers what is in the folder
+    from dassl.engine import TRAINER_REGISTRY
 
     return TRAINER_REGISTRY.get(trainer)
 
@@ -109,7 +107,7 @@ def config_of(trainer: str, use: str, dataset: str, shots: int) -> str:
         for key in (*on_imagenet, f"{use} {shots}", use, "base2new"):
             if key in declared:
                 return declared[key] if "/" in declared[key] else f"{trainer}/{declared[key]}"
-        there = [name for name in _files(trainer, "*.yaml") if not fnmatchcase(f"{name}.yaml", CARRIED_CONFIGS)]
+        there = _files(trainer, "*.yaml")
         if len(there) == 1 and not declared:
             return f"{trainer}/{there[0]}"
     raise ValueError(

@@ -67,10 +67,12 @@ def commands(args: argparse.Namespace, setting: Setting, runs: Sequence[Run]) ->
         words = ["python", "-m", "sweep", args.protocol, "--trainers", trainer]
         tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.role == "transfer"]
         if tested or args.protocol not in ("xd", "dg"):
-            words += ["--datasets", *(dict.fromkeys(tested) or [dataset])]
+            named = dict.fromkeys(tested) or [dataset]
+            words += ["--datasets", *(setting.files.get(name, name) for name in named)]
         words += ["--seeds", args.seeds, "--shots", *map(str, args.shots), "--root", args.root, "--output", args.output]
         if trainer in setting.configs:
             words += ["--configs", f"{trainer}={setting.configs[trainer]}"]
+        words += ["--threads", str(args.threads)] if args.threads != 1 else []  # as many threads, so many digits
         for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", "imagenet")):
             value = getattr(args, name.replace("-", "_"))
             words += [f"--{name}", value] if value != usual else []

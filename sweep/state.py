@@ -19,15 +19,19 @@ from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
 from sweep.plan import Run
 from sweep.recipes import kind
+from trainers.base import FILLED
 
 logger = logging.getLogger(__name__)
 
 REQUEST = "sweep.json"  # what was asked of a run, written when it starts
-FILLED = ("INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.PIXEL_STD")  # trainers fill these from the backbone
 
 
 class AnotherConfiguration(ValueError):
-    """A directory holds a run that was made with other settings."""
+    """A directory holds a run that was made with other settings, or a damaged one."""
+
+
+class Busy(RuntimeError):
+    """Another process is at a run."""
 
 
 @dataclass
@@ -70,13 +74,14 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
         AnotherConfiguration: it was made with other settings, by another recipe, or on other weights.
     """
     metrics, request = (os.path.join(run.output_dir, name) for name in (METRICS, REQUEST))
-    if os.path.isfile(metrics):
-        record = read_metrics(metrics)
-        made = record.get("created", "")
-    elif os.path.isfile(request):
-        record, made = read_json(request), ""
-    else:
+    path = next((path for path in (metrics, request) if os.path.isfile(path)), "")
+    if not path:
         return ""
+    try:
+        record = read_metrics(path) if path == metrics else read_json(path)
+    except ValueError as error:
+        raise AnotherConfiguration(f"{path} is damaged ({error}): --redo deletes and repeats the run") from error
+    made = record.get("created", "") if path == metrics else ""
     differences = compare(wanted, flat(record.get("config", {}))) + _other_code_or_weights(run, wanted, record)
     if made and "--load-epoch" in run.argv:
         epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
@@ -142,11 +147,12 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     A key that one side alone has is no difference (it came or went with a trainer that this run does not use), and
     neither is a key that the trainer fills in when the configuration leaves it at its default.
     """
+    filled = {f"INPUT.{key}" for key in FILLED}
     defaults = flat(plain(get_cfg_default()))
     return [
         f"{key}: {found[key]} there, {value} wanted"
         for key, value in wanted.items()
-        if key in found and found[key] != value and not (key in FILLED and value == defaults[key])
+        if key in found and found[key] != value and not (key in filled and value == defaults[key])
     ]
 
 
@@ -170,14 +176,14 @@ def started(run: Run) -> Iterator[None]:
     """Hold the run's directory while it runs: alone, with its request written, an earlier log and failure set aside.
 
     Raises:
-        RuntimeError: another process is at it.
+        Busy: another process is at it.
     """
     os.makedirs(run.output_dir, exist_ok=True)
     with open(os.path.join(run.output_dir, ".lock"), "w") as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (PermissionError, BlockingIOError) as error:
-            raise RuntimeError(f"another process is at {run.output_dir}") from error
+            raise Busy("another process is at it; the same line looks again") from error
         except OSError as error:
             logger.warning("%s cannot be locked (%s): see to it that no other sweep writes there", lock.name, error)
         _set_log_aside(run.output_dir)

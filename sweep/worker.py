@@ -82,14 +82,19 @@ def execute_pack(pack: Pack, tell: Callable[[Message], None]) -> None:
 
 
 def execute(run: Run) -> str:
-    """Carry out a run in this process; returns "" or why it failed, which is then also written to its directory."""
+    """Carry out a run in this process; returns "" or why it failed, which is then also written to its directory.
+
+    Nothing is written where another process is at the run.
+    """
     import train
-    from sweep.state import failed, started
+    from sweep.state import Busy, failed, started
 
     reason = ""
     try:
         with started(run):
             train.run(train.build_parser().parse_args(list(run.argv)))
+    except Busy as error:
+        reason = str(error)
     except Exception as error:  # whatever it is: a sweep goes on with its other runs
         traceback.print_exc()
         first_line = (str(error).strip() or "no message").splitlines()[0]  # the log has the rest

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 FINAL_MODELS = ("last_step", "best_val")
 HANDLES_IMAGES = ("parse_batch_test", "model_inference")  # what stands between a loader and a method
+FILLED = ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION", "RESIZE_MODE", "FILL_COLOR", "TRANSFORMS")  # of INPUT
 NOT_COMPARED = ("TEST.NO_TEST",)  # may change when a run is resumed
 
 
@@ -48,7 +49,7 @@ def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:
     """A copy of the configuration whose INPUT keys agree with the backbone.
 
     Keys that still have the engine's default are filled from the backbone; no transforms at all are filled with the
-    normalisation.
+    normalisation. `FILLED` names these keys.
 
     Raises:
         ValueError: a key was set to something that the backbone cannot take (both values are named).
