@@ -115,11 +115,12 @@ class Run:
     @torch.no_grad()
     def evaluate(self, batches: int = 1) -> None:
         """Logits of so many batches: an evaluation from its beginning."""
+        mode = self.model.training  # training would make the classes of this model those that it was trained on
         self.model.eval()
         with self.precision.autocast():
             for _ in range(batches):
                 self.model(self.images)
-        self.model.train()
+        self.model.train(mode)
 
     def on_new_classes(self) -> "Run":
         """The same learned state, to be evaluated on as many other classes. All of these count as unseen, so that the

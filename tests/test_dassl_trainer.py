@@ -58,7 +58,7 @@ def _lines(out):
         "No checkpoint found, train from scratch",
         rf"Initialize tensorboard \(log_dir={out}/tensorboard\)",
         *(rf"epoch \[1/2\] batch \[{batch}/3\] {step} lr {next(rates)} eta \d:\d\d:\d\d" for batch in (1, 2, 3)),
-        r"Decoded images in memory: \d+, \d+\.\d MB of at most 1024 \(DATALOADER.CACHE_MB\)",
+        r"Decoded images in memory: [\d,]+, \d+\.\d MB of at most 1024 \(DATALOADER.CACHE_MB\)",
         *(rf"epoch \[2/2\] batch \[{batch}/3\] {step} lr {next(rates)} eta \d:\d\d:\d\d" for batch in (1, 2, 3)),
         f"Checkpoint saved to {out}/linear/model.pth.tar-2",
         "Finish training",
