@@ -13,6 +13,7 @@ from dassl.config import merge_file
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets import catalogue, check, own_data
 from datasets.fewshot import Counts
+from sweep import cli
 
 pytestmark = pytest.mark.usefixtures("heard")
 
@@ -262,6 +263,9 @@ def test_walk_through(repo_root, tmp_path, monkeypatch, capsys):
         if words[:3] == ["python", "-m", "datasets.check"]:
             assert check.main(words[3:]) == 0
             assert "prompt: a photo of a blue tit, a type of bird." in capsys.readouterr().out
+        elif words[:3] == ["python", "-m", "sweep"]:
+            assert cli.main(words[3:]) == 0
+            assert "my_birds" in capsys.readouterr().out
         else:
             assert words[:2] == ["python", "train.py"]
             assert train.main(words[2:]) == 0
