@@ -18,6 +18,7 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
+from dassl.utils.torchtools import last_checkpoint
 
 
 def _parts(name="adadelta"):
@@ -151,3 +152,19 @@ def test_counting_and_opening_parameters():
     assert all(p.requires_grad for p in model.parameters())
     with pytest.raises(ValueError, match="head"):
         open_specified_layers(model, ["hed"])
+
+
+def test_a_damaged_checkpoint_can_be_deleted(tmp_path):
+    """The sentence says so; the run then goes on from the checkpoint before, or from the start."""
+    for epoch in (1, 2, 10):
+        save_checkpoint({"state_dict": {}, "epoch": epoch}, str(tmp_path))
+    last = tmp_path / "model.pth.tar-10"
+    last.write_bytes(last.read_bytes()[:100])
+    with pytest.raises(ValueError, match=f'"{last}" is no checkpoint, or is damaged: delete it') as caught:
+        load_checkpoint(last_checkpoint(str(tmp_path)))
+    assert "weights_only" not in str(caught.value)
+    last.unlink()
+    assert last_checkpoint(str(tmp_path)) == str(tmp_path / "model.pth.tar-2")
+    for path in tmp_path.glob("model*"):
+        path.unlink()
+    assert last_checkpoint(str(tmp_path)) is None

@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 UNSAFE_LOAD = "DASSL_UNSAFE_LOAD"  # environment variable: set to 1, checkpoints may run code
 BEST = "model-best.pth.tar"
+EPOCH_FILE = re.compile(r"model\.pth\.tar-(\d+)")
+DAMAGED = '"{}" is no checkpoint, or is damaged: delete it (a run goes on from the one before), or name another'
 
 
 def choose_device(use_cuda: bool) -> torch.device:
@@ -127,13 +129,13 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         unknown = re.findall(r"GLOBAL (\S+) (?:was not|whose module)", str(error))
         if not unknown:
-            raise ValueError(f'"{fpath}" is no checkpoint, or is damaged: {error}') from error
+            raise ValueError(DAMAGED.format(fpath)) from error
         raise ValueError(
             f'"{fpath}" holds {unknown[0]}, which is no plain data; reading it could run code. '
             f"If you trust the file, set {UNSAFE_LOAD}=1 in the environment."
         ) from error
     except (AttributeError, EOFError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f'"{fpath}" is no checkpoint, or is damaged: {error}') from error
+        raise ValueError(DAMAGED.format(fpath)) from error
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f'"{fpath}" is no checkpoint: it holds a {type(checkpoint).__name__}')
     return checkpoint
@@ -163,12 +165,19 @@ def _plain_dict(factory: Any = None) -> dict[Any, Any]:
 
 
 def last_checkpoint(fdir: str) -> str | None:
-    """Return the path of the checkpoint that was written last to a folder, or None if there is none."""
+    """Return the path of the checkpoint that was written last to a folder, or None if there is none.
+
+    Where that one was deleted, the last of the others is meant.
+    """
     pointer = os.path.join(fdir, "checkpoint")
     if not os.path.isfile(pointer):
         return None
     with open(pointer, encoding="utf-8") as file:
-        return os.path.join(fdir, file.readline().strip())
+        path = os.path.join(fdir, file.readline().strip())
+    if os.path.isfile(path):
+        return path
+    epochs = [int(match[1]) for name in os.listdir(fdir) if (match := EPOCH_FILE.fullmatch(name))]
+    return os.path.join(fdir, f"model.pth.tar-{max(epochs)}") if epochs else None
 
 
 def restore(
