@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from dassl.utils import atomic_write
-from results.cli import TABLES
+from results.cli import TABLES, Wanted
 from results.formats import FORMATS
 from results.paired import paired
 from results.plots import draw, save
@@ -23,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", nargs="+", choices=TABLES, default=["base2new"], help="(default: base2new)")
     parser.add_argument("--to", default="report", help="folder to write to (default: %(default)s)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test method B against A over seeds")
+    parser.add_argument("--source", default="", help="trained on, for xd and dg (default: imagenet, or what is there)")
     parser.add_argument("--title", default="Results", help="of the report")
     return parser
 
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         records = read_records(args.directory, from_logs=True)
-        tables = {name: TABLES[name](records, (), True) for name in args.table}
+        tables = {name: TABLES[name](records, Wanted(source=args.source)) for name in args.table}
         if args.paired:
             tables["paired"] = paired(records, *args.paired)
         figures = draw(records)

@@ -4,6 +4,7 @@ import argparse
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from results import logs
@@ -41,26 +42,42 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compare", choices=("published", "none"), default="published", help="numbers to put beside")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test B against A over seeds, after the table")
+    parser.add_argument("--source", default="", help="trained on, for xd and dg (default: imagenet, or what is there)")
     return parser
 
 
-def _base2new(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
-    return base2new(records, seeds, compare=compare)
+@dataclass(frozen=True)
+class Wanted:
+    """What a table is to show.
+
+    Attributes:
+        seeds: those that are expected; by default those that any run has.
+        compare: whether published numbers stand beside.
+        source: data set that is trained on, where others are tested; by default ImageNet, or what there is instead.
+    """
+
+    seeds: Sequence[int] = ()
+    compare: bool = True
+    source: str = ""
 
 
-def _cross_dataset(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
-    return transfer(records, seeds, compare=compare)
+def _base2new(records: Sequence[Record], wanted: Wanted) -> Table:
+    return base2new(records, wanted.seeds, compare=wanted.compare)
 
 
-def _domains(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
-    return transfer(records, seeds, compare=compare, variants=True)
+def _cross_dataset(records: Sequence[Record], wanted: Wanted) -> Table:
+    return transfer(records, wanted.seeds, compare=wanted.compare, source=wanted.source)
 
 
-def _few_shot(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
-    return few_shot(records, seeds)
+def _domains(records: Sequence[Record], wanted: Wanted) -> Table:
+    return transfer(records, wanted.seeds, compare=wanted.compare, variants=True, source=wanted.source)
 
 
-def _zero_shot(records: Sequence[Record], seeds: Sequence[int], compare: bool) -> Table:
+def _few_shot(records: Sequence[Record], wanted: Wanted) -> Table:
+    return few_shot(records, wanted.seeds)
+
+
+def _zero_shot(records: Sequence[Record], wanted: Wanted) -> Table:
     return zero_shot(records)
 
 
@@ -156,7 +173,7 @@ def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, in
         ValueError: the tree holds no runs of the protocol, or --paired names no method of it.
     """
     records = read_records(args.directory, from_logs=True)
-    table = TABLES[args.table](records, seeds, args.compare == "published")
+    table = TABLES[args.table](records, Wanted(seeds, args.compare == "published", args.source))
     if not table.rows:
         raise ValueError(f"no runs of {args.table} below {args.directory}")
     tables = [table]

@@ -74,9 +74,14 @@ def method_names(methods: Iterable[Method]) -> dict[Method, str]:
         trainer, cfg, shots = method
         rivals = [other for other in methods if other[0] == trainer and other != method]
         extra = [cfg] if any(other[1] != cfg for other in rivals) else []
-        extra += [f"{shots} shots"] if any(other[2] != shots for other in rivals) else []
+        extra += [shots_name(shots)] if any(other[2] != shots for other in rivals) else []
         names[method] = f"{trainer} ({', '.join(extra)})" if extra else trainer
     return names
+
+
+def shots_name(shots: int) -> str:
+    """`1 shot`, `2 shots`."""
+    return f"{shots} shot{'' if shots == 1 else 's'}"
 
 
 def in_order(names: Iterable[str], order: Sequence[str] = ()) -> list[str]:

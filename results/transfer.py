@@ -19,6 +19,7 @@ from results.tables import (
     methods_in_order,
     missing_seeds,
     published_entry,
+    shots_name,
 )
 
 AVERAGE = "average"
@@ -50,7 +51,7 @@ def transfer(
     order: Sequence[str] = (),
     compare: bool = True,
     variants: bool = False,
-    source: str = "imagenet",
+    source: str = "",
 ) -> Table:
     """Trained on one data set, tested on others: one row per method, one column per data set.
 
@@ -60,9 +61,12 @@ def transfer(
         order: data sets and trainers in the order wanted.
         compare: add rows with published numbers and the differences, where there are any.
         variants: the four ImageNet variants (domain generalisation) instead of the other sets (cross-dataset).
-        source: data set that is trained on.
+        source: data set that is trained on; by default ImageNet, or what there is instead.
     """
     tested = [r for r in records if r.place.role == "transfer" and (r.place.dataset in IMAGENET_VARIANTS) == variants]
+    sources = in_order(record.place.source for record in tested)
+    source = source or next(iter(sources), "imagenet")
+    tested = [record for record in tested if record.place.source == source]
     methods = {method_of(record) for record in tested}
     trained = [r for r in records if r.place.role == "all" and r.place.dataset == source and method_of(r) in methods]
     cells = _by_column([*trained, *tested], lambda record: record.place.dataset)
@@ -71,6 +75,8 @@ def transfer(
     columns = ["method", "n", source, *targets, AVERAGE]
     table = Table(f"{title}: accuracy in percent, trained on {source}", columns)
     table.notes.append(f"mean over n seeds; {SPREAD}; the average is over the data sets that were not trained on")
+    if others := ", ".join(name for name in sources if name != source):
+        table.notes.append(f"not shown: what was trained on {others} (--source)")
     names = method_names(methods)
     for method in methods_in_order(methods, order):
         own = [cells.get((method, dataset), {}) for dataset in [source, *targets]]
@@ -124,7 +130,7 @@ def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequen
         by_seed = cells.setdefault(key, {})
         if not record.problem:
             by_seed[record.place.seed] = record.accuracy
-    table = Table("Few-shot classification: accuracy in percent", ["data set", "method", *_shot_names(shots)])
+    table = Table("Few-shot classification: accuracy in percent", ["data set", "method", *map(shots_name, shots)])
     table.notes.append(f"mean over seeds; {SPREAD}")
     for dataset in datasets:
         for trainer in trainers:
@@ -140,10 +146,6 @@ def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequen
     table.notes += missing_seeds(records, {_place(k): v for k, v in methods.items()}, names, seeds)
     table.notes += complaints(records, names)
     return table
-
-
-def _shot_names(shots: Iterable[int]) -> list[str]:
-    return [f"{n} shot{'' if n == 1 else 's'}" for n in shots]
 
 
 def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:

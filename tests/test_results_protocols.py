@@ -39,6 +39,21 @@ def test_cross_dataset_and_domain_generalisation(tmp_path):
     assert len(transfer(records, compare=False).rows) == 1
 
 
+def test_sources_are_not_mixed(tmp_path, capsys):
+    _transfer_tree(tmp_path)
+    for seed in (1, 2):
+        write_run(tmp_path, Place("all", "dtd", "APEX", "cross_eval", 16, seed), 80.0)
+        write_run(tmp_path, Place("transfer", "eurosat", "APEX", "cross_eval", 16, seed, source="dtd"), 30.0 + seed)
+    records = read_records(tmp_path)
+    assert transfer(records).columns == ["method", "n", "imagenet", "caltech101", "dtd", AVERAGE]
+    assert any("not shown: what was trained on dtd" in note for note in transfer(records).notes)
+    assert transfer(records, source="dtd").columns == ["method", "n", "dtd", "eurosat", AVERAGE]
+    only = [record for record in records if "evaluation/" not in record.path]
+    assert transfer(only).columns == ["method", "n", "dtd", "eurosat", AVERAGE]
+    assert cli.main([str(tmp_path), "--table", "xd", "--source", "dtd", "--format", "csv"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].startswith("APEX,2,80.0,0.0,0.0,31.5")
+
+
 def test_a_missing_target_leaves_no_average(tmp_path):
     _transfer_tree(tmp_path)
     for seed in (1, 2):

@@ -207,7 +207,7 @@ def _all_tables(root):
     failed.mkdir(parents=True)
     (failed / "failed.json").write_text(json.dumps({"reason": "ValueError: 100% wrong\n\\end{tabular} & more"}))
     records = read_records(root)
-    tables = [make(records, (), True) for make in cli.TABLES.values()]
+    tables = [make(records, cli.Wanted()) for make in cli.TABLES.values()]
     return [*tables, paired(records, "APEX", "Mine_~^<x>|$")]
 
 

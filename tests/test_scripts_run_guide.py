@@ -109,7 +109,8 @@ def results_tree(tmp_path, monkeypatch):
             write_run(output, Place("base", dataset, "CoOp", "vit_b16_ctxv1", 16, seed), accuracy + seed % 3)
             write_run(output, Place("new", dataset, "CoOp", "vit_b16_ctxv1", 16, seed), accuracy - seed % 5)
         write_run(output, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0)
-        write_run(output, Place("transfer", "dtd", "APEX", "cross_eval", 16, seed), 45.0 + seed % 2)
+        for dataset in ("dtd", "imagenet_a"):
+            write_run(output, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 45.0 + seed % 2)
     for shots in (1, 16):
         write_run(output, Place("all", "dtd", "CoOp", "vit_b16", shots, 1), 60.0)
     monkeypatch.chdir(tmp_path)
