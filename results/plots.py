@@ -13,6 +13,7 @@ from results.published import facts
 from results.records import Record
 from results.statistics import harmonic_mean
 from results.tables import Method, in_order, mean_of, method_names, method_of, methods_in_order, pairs_of
+from results.transfer import few_shot_runs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,24 +142,28 @@ def transfer_weights(records: Sequence[Record]) -> "Figure | None":
 
 
 def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
-    """Accuracy on all classes against shots, the mean over the data sets that have every number of shots."""
-    cells: dict[tuple[str, str, int], list[float]] = {}
-    for record in records:
-        if record.place.role == "all" and not record.problem:
-            key = (record.place.trainer, record.place.dataset, record.place.shots)
-            cells.setdefault(key, []).append(record.accuracy)
-    shots = sorted({key[2] for key in cells})
-    if len(shots) < 2:
+    """Accuracy on all classes against shots, the mean over the sets that have all of a method's numbers of shots."""
+    cells: dict[str, dict[str, dict[int, list[float]]]] = {}  # trainer -> data set -> shots
+    for record in few_shot_runs(records):
+        if not record.problem:
+            place = record.place
+            by_shots = cells.setdefault(place.trainer, {}).setdefault(place.dataset, {})
+            by_shots.setdefault(place.shots, []).append(record.accuracy)
+    lines = {}
+    for trainer in in_order(cells):
+        shots = sorted({n for by_shots in cells[trainer].values() for n in by_shots})
+        complete = [by_shots for by_shots in cells[trainer].values() if len(by_shots) == len(shots)]
+        if len(shots) > 1 and complete:
+            name = f"{trainer} ({len(complete)} set{'' if len(complete) == 1 else 's'})"
+            lines[name] = shots, [mean_of(mean_of(by_shots[n]) for by_shots in complete) for n in shots]
+    if not lines:
         return None
     figure, axes = _axes("training images per class", "accuracy (%)")
-    for trainer, marker in zip(in_order({key[0] for key in cells}), _markers(), strict=False):
-        datasets = {key[1] for key in cells if key[0] == trainer}
-        complete = [name for name in datasets if all((trainer, name, n) in cells for n in shots)]
-        if complete:
-            means = [mean_of(mean_of(cells[trainer, name, n]) for name in complete) for n in shots]
-            axes.plot(shots, means, marker=marker, ms=4, linewidth=1, label=f"{trainer} ({len(complete)} sets)")
+    for (name, line), marker in zip(lines.items(), _markers(), strict=False):
+        axes.plot(*line, marker=marker, ms=4, linewidth=1, label=name)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(shots, map(str, shots))
+    ticks = sorted({n for shots, _ in lines.values() for n in shots})
+    axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
     _legend(axes)
     return figure

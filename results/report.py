@@ -23,7 +23,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .25rem .7rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #e4e4e4; }
 th { border-bottom: 2px solid #444; } th.text, td.text { text-align: left; } tr:hover td { background: #f6f6f2; }
 ul { font-size: .85rem; color: #444; padding-left: 1.2rem; }
-.figures { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; flex: 1 1 24rem; max-width: 34rem; }
+.figures { display: flex; flex-wrap: wrap; gap: 1.5rem; } figure { margin: 0; flex: 0 1 26rem; }
 img { width: 100%; } figcaption { font-size: .82rem; color: #555; }
 pre { background: #f6f6f2; padding: .8rem; overflow-x: auto; font-size: .8rem; } .bad { color: #a40000; }
 """

@@ -115,12 +115,23 @@ def _add_published(table: Table, entry: Mapping | None) -> None:
         table.notes.append(note)
 
 
+def few_shot_runs(records: Iterable[Record]) -> list[Record]:
+    """Those trained and tested on all classes, less those that were trained to be tested on other data sets."""
+
+    def key(record: Record, dataset: str) -> tuple:
+        return dataset, method_of(record), record.place.seed
+
+    records = list(records)
+    sources = {key(record, record.place.source) for record in records if record.place.role == "transfer"}
+    return [r for r in records if r.place.role == "all" and key(r, r.place.dataset) not in sources]
+
+
 def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
     """Trained and tested on all classes: a row per data set and method, a column per number of shots.
 
     Configurations of a trainer are not told apart: the official recipes take other ones for other shots.
     """
-    records = [record for record in records if record.place.role == "all"]
+    records = few_shot_runs(records)
     shots = sorted({record.place.shots for record in records})
     trainers = in_order({record.place.trainer for record in records}, order)
     datasets = in_order({record.place.dataset for record in records}, order)
@@ -140,7 +151,8 @@ def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequen
     if len(datasets) > 1:
         for trainer in trainers:
             averages = [_average([cells.get((d, trainer, n), {}) for d in datasets]) for n in shots]
-            table.rows.append([AVERAGE, trainer, *averages])
+            if any(averages):
+                table.rows.append([AVERAGE, trainer, *averages])
     names = method_names(method_of(record) for record in records)
     methods = _by_column(records, lambda record: record.place.dataset)
     table.notes += missing_seeds(records, {_place(k): v for k, v in methods.items()}, names, seeds)

@@ -78,6 +78,17 @@ def test_few_shot(tmp_path):
     assert table.rows[-1][3].mean == pytest.approx(62.5)
 
 
+def test_what_was_trained_for_other_sets_is_no_few_shot_result(tmp_path):
+    _transfer_tree(tmp_path)
+    write_run(tmp_path, Place("all", "imagenet", "APEX", "usual", 16, 1), 71.0)
+    assert [row[:2] for row in few_shot(read_records(tmp_path)).rows] == [
+        ["imagenet", "APEX"],
+        ["dtd", "APEX"],
+        [AVERAGE, "APEX"],
+    ]
+    assert few_shot(read_records(tmp_path)).rows[0][2].mean == 71.0
+
+
 def test_zero_shot(tmp_path):
     for i, dataset in enumerate(("dtd", "eurosat")):
         write_run(tmp_path, Place("zeroshot", dataset, "ZeroshotCLIP", "vit_b16"), 44.0 + i)

@@ -33,6 +33,16 @@ def test_every_figure_is_drawn(tree):
     assert set(draw(read_records(tree))) == set(FIGURES)
 
 
+def test_methods_with_other_numbers_of_shots_share_a_figure(tmp_path):
+    for trainer, numbers in (("CoOp", (1, 2, 4)), ("APEX", (1, 16)), ("VPT", (16,))):
+        for shots in numbers:
+            write_run(tmp_path, Place("all", "dtd", trainer, "c", shots, 1), 40.0 + shots)
+    write_run(tmp_path, Place("all", "eurosat", "CoOp", "c", 1, 1), 90.0)
+    axes = draw(read_records(tmp_path))["accuracy_over_shots"].axes[0]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines == {"APEX (1 set)": [41.0, 56.0], "CoOp (1 set)": [41.0, 42.0, 44.0]}
+
+
 def test_nothing_is_drawn_of_nothing():
     assert draw([]) == {}
 
