@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from results.formats import cell
 from results.plots import CAPTIONS
 from results.records import Record
-from results.tables import Table, method_names, method_of
+from results.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -95,18 +95,17 @@ def _problems(problems: Sequence[Record]) -> str:
 
 
 def _settings(records: Sequence[Record]) -> str:
-    """For each method: versions, device, commit and configuration of its first complete run."""
-    names = method_names(method_of(record) for record in records)
+    """For each method and configuration file: versions, device, commit and configuration of its first complete run."""
     shown, parts = set(), ["<h2>Settings</h2>"]
     for record in records:
-        name = names[method_of(record)]
+        name = f"{record.place.trainer}: {record.place.cfg}"
         if name in shown or not record.metrics:
             continue
         shown.add(name)
         about = {key: record.metrics.get(key) for key in ("backbone", "device", "commit", "versions", "created")}
         settings = _lines(record.metrics.get("config", {}))
         head = html.escape(", ".join(f"{key}: {value}" for key, value in about.items() if value))
-        summary = f"<summary>{html.escape(name)}: {html.escape(record.place.cfg)}</summary>"
+        summary = f"<summary>{html.escape(name)}</summary>"
         parts.append(f"<details>{summary}<p>{head}</p><pre>{html.escape(settings)}</pre></details>")
     return "\n".join(parts)
 
