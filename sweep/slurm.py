@@ -5,6 +5,7 @@ A job that runs out of time, or is preempted, is put back into the queue and goe
 
 import logging
 import os
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless configured otherwise
 POLL_SECONDS = 2.0
+QUEUE_SECONDS = 30.0
 
 
 @dataclass
@@ -186,18 +188,39 @@ def _executor(options: Options) -> Any:
         raise ValueError(f"--launcher slurm: {error}") from error
 
 
+class Queue:
+    """What SLURM's queue says of jobs that end without a word: killed from outside, or with their node.
+
+    submitit learns of these from SLURM's accounting, which not every cluster has.
+    """
+
+    def __init__(self):
+        self.asked, self.missing = time.monotonic(), set()
+
+    def left_by(self, jobs: set[str]) -> set[str]:
+        """Those of the jobs that were not in the queue twice, half a minute apart; nobody if it is not time to ask."""
+        if time.monotonic() - self.asked < QUEUE_SECONDS:
+            return set()
+        line = ["squeue", "--me", "--noheader", "--array", "--format", "%i"]
+        answer = subprocess.run(line, capture_output=True, text=True)
+        before, self.asked = self.missing, time.monotonic()
+        self.missing = jobs - set(answer.stdout.split()) if answer.returncode == 0 else set()
+        return self.missing & before
+
+
 def work(packs: Sequence[Pack], options: Options, tell: Callable[[Run, Message], None]) -> Outcome:
     """Carry out the packs on SLURM and wait for them; jobs are cancelled if the wait is interrupted."""
     jobs = submit(packs, options)
     logger.info("%d jobs in SLURM's queue, logs in %s", len(jobs), options.folder)
-    outcome, open_jobs = Outcome(), list(jobs)
+    outcome, open_jobs, queue = Outcome(), list(jobs), Queue()
     try:
         while open_jobs:
             time.sleep(POLL_SECONDS)
+            gone = queue.left_by({job.job_id for job, _, _ in open_jobs})
             for entry in list(open_jobs):
                 job, group, after = entry
                 lost = after is not None and all(run.needs in _directories(outcome.failed) for run in group)
-                if lost or job.done():
+                if lost or job.done() or job.job_id in gone:
                     open_jobs.remove(entry)
                     _settle(group, job, lost, outcome, tell)
     finally:

@@ -119,6 +119,32 @@ def test_what_follows_a_pack_is_started_unless_all_of_it_failed(carried_out):
     assert carried_out == [["bad1", "bad2"], ["bad", "b"], ["bad"]]
 
 
+def test_a_job_that_left_the_queue_without_a_word_is_over(tmp_path, monkeypatch):
+    """Two jobs never say that they are done: one is in the queue until the other was given up."""
+    squeue, queue = tmp_path / "squeue", tmp_path / "queue"
+    squeue.write_text(f"#!/bin/sh\ncat {queue}\n")
+    squeue.chmod(0o755)
+    queue.write_text("7_1\n8\n")
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "QUEUE_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(slurm, "finished", lambda run: False)
+    paths = SimpleNamespace(stderr="the log")
+    jobs = [SimpleNamespace(job_id=name, done=lambda: False, paths=paths) for name in ("7_0", "7_1")]
+    runs = [_run(str(tmp_path / "a")), _run(str(tmp_path / "b"))]
+    entries = [(job, (run,), None) for job, run in zip(jobs, runs, strict=True)]
+    monkeypatch.setattr(slurm, "submit", lambda packs, options: entries)
+    told = []
+
+    def tell(run, message):
+        told.append(run)
+        queue.write_text("")
+
+    outcome = slurm.work([(run,) for run in runs], slurm.Options("logs"), tell)
+    assert told == runs
+    assert set(outcome.failed.values()) == {"its job ended (see the log)"}
+
+
 def test_without_slurm_it_says_so(tmp_path, capsys, repo_root, monkeypatch):
     monkeypatch.chdir(repo_root)
     monkeypatch.setenv("PATH", str(tmp_path))
