@@ -99,6 +99,8 @@ class Options:
             "timeout_min": self.minutes,
             "cpus_per_task": self.cpus,
             "slurm_array_parallelism": self.at_a_time,
+            # or what follows a job that was killed would wait for ever
+            "slurm_additional_parameters": {"kill_on_invalid_dep": "yes"},
             "slurm_setup": [f"export {name}={self.threads}" for name in THREADS],
         }
         if self.partition:

@@ -29,7 +29,10 @@ def interrupted(line: list[str], output: Path, after: int, number: int) -> int:
     """Start a sweep and signal all its processes when more than `after` runs are complete; returns the exit status."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    # a shell that starts the tests in the background has them and what they start ignore interrupts
+    heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
     sweep = subprocess.Popen(line, cwd=ROOT, env=environment, start_new_session=True, **silent)
+    signal.signal(signal.SIGINT, heeded)
     deadline = time.monotonic() + DEADLINE
     while len(list(output.rglob("metrics.json"))) <= after:
         assert sweep.poll() is None, "it ended before it could be interrupted"
