@@ -202,6 +202,7 @@ def _all_tables(root):
         write_run(root, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
         for dataset in ("dtd", "imagenet_a"):
             write_run(root, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 40.0 + seed)
+    write_run(root, Place("all", "dtd", "Mine_~^<x>|$", "c", 1, 1), 41.0)
     write_run(root, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0)
     failed = root / Place("new", "dtd", "APEX", APEX, 16, 4).path()
     failed.mkdir(parents=True)
