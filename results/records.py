@@ -11,6 +11,7 @@ from typing import Any
 
 from results import logs
 from results.layout import ZERO_SHOT, Place, recognise
+from results.settings import only_comparable
 
 METRICS, FAILURE = "metrics.json", "failed.json"
 NEEDED = ("trainer", "dataset", "seed", "accuracy")
@@ -24,7 +25,8 @@ class Record:
         place: what its directory says.
         path: its directory.
         metrics: the content of `metrics.json`; empty unless the run is complete.
-        problem: why its numbers are not to be averaged (`failed: ...`, `diverged: ...`, `unfinished`); "" if they are.
+        problem: why its numbers are not to be averaged (`failed: ...`, `diverged: ...`, `unfinished`, `not averaged,
+            for the runs differ in ...`); "" if they are.
     """
 
     place: Place
@@ -135,13 +137,15 @@ def _failure(path: str) -> str:
 def read_records(root: str | os.PathLike[str], from_logs: bool = False) -> list[Record]:
     """All runs below a folder, in the order of their directories; `from_logs` as in `read_run`.
 
+    Runs that differ in more than the seed where they would be averaged have that as their problem.
+
     Raises:
         FileNotFoundError: there is no such folder.
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f"there is no folder {root}")
     directories = _directories(os.path.abspath(root))
-    return [record for directory in directories if (record := read_run(directory, from_logs))]
+    return only_comparable([record for directory in directories if (record := read_run(directory, from_logs))])
 
 
 def _directories(root: str) -> Iterator[str]:

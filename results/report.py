@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Any
 from results.formats import cell
 from results.plots import CAPTIONS
 from results.records import Record
+from results.settings import disagreements
 from results.tables import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+# What runs of one method differ in by their protocol: in their data, and in what follows from it.
+OF_THE_PROTOCOL = ("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "epoch")
 
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 100rem; margin: 2rem auto; padding: 0 1rem; }
@@ -95,18 +99,27 @@ def _problems(problems: Sequence[Record]) -> str:
 
 
 def _settings(records: Sequence[Record]) -> str:
-    """For each method and configuration file: versions, device, commit and configuration of its first complete run."""
-    shown, parts = set(), ["<h2>Settings</h2>"]
+    """For each method and configuration file: the first complete run, and in what the others differ from each other."""
+    runs: dict[str, list[Record]] = {}
     for record in records:
-        name = f"{record.place.trainer}: {record.place.cfg}"
-        if name in shown or not record.metrics:
-            continue
-        shown.add(name)
-        about = {key: record.metrics.get(key) for key in ("backbone", "device", "commit", "versions", "created")}
-        settings = _lines(record.metrics.get("config", {}))
+        if record.metrics:
+            runs.setdefault(f"{record.place.trainer}: {record.place.cfg}", []).append(record)
+    parts = ["<h2>Settings</h2>"]
+    for name, own in runs.items():
+        first = own[0].metrics
+        about = {key: first.get(key) for key in ("backbone", "device", "commit", "versions", "created")}
         head = html.escape(", ".join(f"{key}: {value}" for key, value in about.items() if value))
-        summary = f"<summary>{html.escape(name)}</summary>"
-        parts.append(f"<details>{summary}<p>{head}</p><pre>{html.escape(settings)}</pre></details>")
+        differ = "".join(
+            f"<li>{html.escape(key)}: {html.escape(' / '.join(value or repr(value) for value in by_value))}</li>"
+            for key, by_value in disagreements(own).items()
+            if key not in OF_THE_PROTOCOL
+        )
+        note = f"<p class=bad>The runs differ in:</p><ul>{differ}</ul>" if differ else ""
+        settings = html.escape(_lines(first.get("config", {})))
+        parts.append(
+            f"<details{' open' if differ else ''}><summary>{html.escape(name)}</summary>{note}"
+            f"<p>{head}</p><pre>{settings}</pre></details>"
+        )
     return "\n".join(parts)
 
 

@@ -27,3 +27,9 @@ def numbers(values: Iterable[int]) -> str:
         else:
             runs.append([value])
     return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def seeds_name(seeds: Iterable[int]) -> str:
+    """`seed 4`, `seeds 1-3, 7`."""
+    seeds = set(seeds)
+    return f"seed{'' if len(seeds) == 1 else 's'} {numbers(seeds)}"

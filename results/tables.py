@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT
 from results.published import published
 from results.records import Record
-from results.seeds import numbers
+from results.seeds import numbers, seeds_name
 from results.statistics import Summary, harmonic_mean, summarise
 
 
@@ -243,10 +243,13 @@ def missing_seeds(
 
 
 def complaints(records: Iterable[Record], names: Mapping[Method, str]) -> list[str]:
-    """A sentence for each run that failed, diverged or did not finish."""
+    """A sentence for the runs that failed, diverged, did not finish or cannot be averaged; one for each reason."""
+    seeds: dict[tuple[str, str, str, str], list[int]] = {}
+    for record in records:
+        if record.problem:
+            place, problem = record.place, " ".join(record.problem.split())
+            seeds.setdefault((place.dataset, names[method_of(record)], place.role, problem), []).append(place.seed)
     return [
-        f"left out: {record.place.dataset}, {names[method_of(record)]}, seed {record.place.seed}, "
-        f"{record.place.role} classes: {' '.join(record.problem.split())}"
-        for record in records
-        if record.problem
+        f"left out: {dataset}, {name}, {seeds_name(own)}, {role} classes: {problem}"
+        for (dataset, name, role, problem), own in seeds.items()
     ]

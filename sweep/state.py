@@ -14,7 +14,7 @@ from typing import Any
 
 import train
 from dassl.config import get_cfg_default
-from dassl.engine.record import NOT_HASHED, plain, recipe_of
+from dassl.engine.record import flat, plain, recipe_of
 from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
 from sweep.plan import Run
@@ -127,18 +127,6 @@ def _configuration(arguments: str) -> dict[str, Any]:
     import ast
 
     return flat(plain(train.build_config(argparse.Namespace(**ast.literal_eval(arguments)))))
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one with dotted keys; without the keys that change nothing about the result."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
-        elif name not in NOT_HASHED:
-            found[name] = value
-    return found
 
 
 def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -204,6 +204,7 @@ def _all_tables(root):
             write_run(root, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 40.0 + seed)
     write_run(root, Place("all", "dtd", "Mine_~^<x>|$", "c", 1, 1), 41.0)
     write_run(root, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0)
+    write_run(root, Place("all", "dtd", "CoOp", "vit_b16", 1), 45.0)
     failed = root / Place("new", "dtd", "APEX", APEX, 16, 4).path()
     failed.mkdir(parents=True)
     (failed / "failed.json").write_text(json.dumps({"reason": "ValueError: 100% wrong\n\\end{tabular} & more"}))

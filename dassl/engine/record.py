@@ -42,6 +42,18 @@ def plain(cfg: Any) -> Any:
     return [plain(value) for value in cfg] if isinstance(cfg, list | tuple) else cfg
 
 
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dictionaries as one with dotted keys, without the keys that change nothing about the result."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            found |= flat(value, f"{name}.")
+        elif name not in NOT_HASHED:
+            found[name] = value
+    return found
+
+
 def config_hash(cfg: CfgNode) -> str:
     """Return a SHA-256 that is equal for runs that compute the same.
 
