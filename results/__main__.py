@@ -3,15 +3,21 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from dassl.utils import atomic_write
-from results.cli import TABLES, Wanted
+from results.cli import PROTOCOLS, Wanted, tables_of
 from results.formats import FORMATS
 from results.paired import paired
 from results.plots import draw, save
-from results.records import read_records
+from results.records import Record, read_records
 from results.report import page
+from results.seeds import parse_seeds
+from results.tables import Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SUFFIXES = {"text": "txt", "markdown": "md", "latex": "tex"}
 
@@ -20,10 +26,15 @@ def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m results", description=__doc__)
     parser.add_argument("directory", help="folder of all results")
-    parser.add_argument("--table", nargs="+", choices=TABLES, default=["base2new"], help="(default: base2new)")
+    parser.add_argument("--table", nargs="+", choices=PROTOCOLS, default=["base2new"], help="(default: base2new)")
     parser.add_argument("--to", default="report", help="folder to write to (default: %(default)s)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test method B against A over seeds")
-    parser.add_argument("--source", default="", help="trained on, for xd and dg (default: imagenet, or what is there)")
+    parser.add_argument(
+        "--source", default="", help="trained on, for xd and dg (default: a table for each that there is)"
+    )
+    parser.add_argument(
+        "--seeds", default="", help="seeds that are expected, such as 1-20; others are named as missing"
+    )
     parser.add_argument("--title", default="Results", help="of the report")
     return parser
 
@@ -33,23 +44,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         records = read_records(args.directory, from_logs=True)
-        tables = {name: TABLES[name](records, Wanted(source=args.source)) for name in args.table}
+        wanted = Wanted(parse_seeds(args.seeds) if args.seeds else (), source=args.source)
+        tables: dict[str, Table] = {}
+        for protocol in args.table:
+            tables |= tables_of(records, protocol, wanted, args.directory)
         if args.paired:
             tables["paired"] = paired(records, *args.paired)
         figures = draw(records)
-    except (ValueError, FileNotFoundError) as error:
+        path = write(args.to, args.title, tables, figures, records)
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"results: {error}\n")
         return 2
-    for name, table in tables.items():
-        for form, write in FORMATS.items():
-            with atomic_write(os.path.join(args.to, f"{name}.{SUFFIXES.get(form, form)}")) as file:
-                file.write(write(table))
-    save(figures, args.to)
-    path = os.path.join(args.to, "report.html")
-    with atomic_write(path) as file:
-        file.write(page(args.title, list(tables.values()), figures, records))
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def write(
+    folder: str, title: str, tables: Mapping[str, Table], figures: "Mapping[str, Figure]", records: Sequence[Record]
+) -> str:
+    """Write tables, figures and the report; returns the report's path. OSError if the folder cannot be written to."""
+    for name, table in tables.items():
+        for form, make in FORMATS.items():
+            with atomic_write(os.path.join(folder, f"{name}.{SUFFIXES.get(form, form)}")) as file:
+                file.write(make(table))
+    save(figures, folder)
+    path = os.path.join(folder, "report.html")
+    with atomic_write(path) as file:
+        file.write(page(title, list(tables.values()), figures, records))
+    return path
 
 
 if __name__ == "__main__":

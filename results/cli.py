@@ -1,6 +1,7 @@
 """The command line of results: logs or stored runs in, tables out."""
 
 import argparse
+import json
 import statistics
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from results.records import Record, read_records
 from results.seeds import numbers, parse_seeds
 from results.statistics import population_ci95
 from results.tables import Table, base2new
-from results.transfer import few_shot, transfer, zero_shot
+from results.transfer import few_shot, transfers, zero_shot
 
 DESCRIPTION = """Results of runs.
 
@@ -32,17 +33,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--ci95", action="store_true", help="1.96 standard deviations over root n instead of one")
     parser.add_argument("--test-log", action="store_true", help="logs of evaluations, not of trainings")
     parser.add_argument("--multi-exp", action="store_true", help="the sub-folders are experiments")
-    parser.add_argument(
-        "--keyword", default="accuracy", help="what to read: accuracy, error, macro_f1 (default: accuracy)"
-    )
+    parser.add_argument("--keyword", help="what to read from logs: accuracy, error, macro_f1 (default: accuracy)")
     parser.add_argument("--format", choices=FORMATS, default=None, help="of tables (default: text)")
-    parser.add_argument("--table", choices=TABLES, help="a protocol's table over the whole tree")
+    parser.add_argument("--table", choices=PROTOCOLS, help="a protocol's table over the whole tree")
     parser.add_argument(
         "--seeds", default="", help="seeds that are expected, such as 1-20; others are named as missing"
     )
-    parser.add_argument("--compare", choices=("published", "none"), default="published", help="numbers to put beside")
+    parser.add_argument("--compare", choices=("published", "none"), help="numbers to put beside (default: published)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test B against A over seeds, after the table")
-    parser.add_argument("--source", default="", help="trained on, for xd and dg (default: imagenet, or what is there)")
+    parser.add_argument(
+        "--source", default="", help="trained on, for xd and dg (default: a table for each that there is)"
+    )
     return parser
 
 
@@ -53,7 +54,7 @@ class Wanted:
     Attributes:
         seeds: those that are expected; by default those that any run has.
         compare: whether published numbers stand beside.
-        source: data set that is trained on, where others are tested; by default ImageNet, or what there is instead.
+        source: data set that is trained on, where others are tested; by default a table for each that there is.
     """
 
     seeds: Sequence[int] = ()
@@ -61,33 +62,49 @@ class Wanted:
     source: str = ""
 
 
-def _base2new(records: Sequence[Record], wanted: Wanted) -> Table:
-    return base2new(records, wanted.seeds, compare=wanted.compare)
+def _base2new(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
+    return {"base2new": base2new(records, wanted.seeds, compare=wanted.compare)}
 
 
-def _cross_dataset(records: Sequence[Record], wanted: Wanted) -> Table:
-    return transfer(records, wanted.seeds, compare=wanted.compare, source=wanted.source)
+def _cross_dataset(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
+    return transfers(records, "xd", wanted.seeds, wanted.compare, wanted.source)
 
 
-def _domains(records: Sequence[Record], wanted: Wanted) -> Table:
-    return transfer(records, wanted.seeds, compare=wanted.compare, variants=True, source=wanted.source)
+def _domains(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
+    return transfers(records, "dg", wanted.seeds, wanted.compare, wanted.source)
 
 
-def _few_shot(records: Sequence[Record], wanted: Wanted) -> Table:
-    return few_shot(records, wanted.seeds)
+def _few_shot(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
+    return {"fewshot": few_shot(records, wanted.seeds)}
 
 
-def _zero_shot(records: Sequence[Record], wanted: Wanted) -> Table:
-    return zero_shot(records)
+def _zero_shot(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
+    return {"zeroshot": zero_shot(records)}
 
 
-TABLES = {
+PROTOCOLS = {
     "base2new": _base2new,
     "xd": _cross_dataset,
     "dg": _domains,
     "fewshot": _few_shot,
     "zeroshot": _zero_shot,
 }
+
+
+def tables_of(records: Sequence[Record], protocol: str, wanted: Wanted, directory: str) -> dict[str, Table]:
+    """The tables of a protocol, by names for their files: one, or for a transfer one per data set trained on.
+
+    Raises:
+        ValueError: there is nothing to show; the sentence says of what there are runs below the directory.
+    """
+    tables = {name: table for name, table in PROTOCOLS[protocol](records, wanted).items() if table.rows}
+    if not tables:
+        there = [name for name, make in PROTOCOLS.items() if any(t.rows for t in make(records, Wanted()).values())]
+        source = f" trained on {wanted.source}" if wanted.source and protocol in ("xd", "dg") else ""
+        raise ValueError(
+            f"no runs of {protocol}{source} below {directory}; there are runs of: {', '.join(there) or 'none'}"
+        )
+    return tables
 
 
 def log_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, int]:
@@ -166,27 +183,48 @@ def log_table(experiments: Sequence[logs.Experiment], args: argparse.Namespace) 
 
 
 def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, int]:
-    """The table of a protocol over a tree, and the exit status: 1 if some run has no sound result.
+    """The tables of a protocol over a tree, and the exit status: 1 if some run has no sound result.
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: the tree holds no runs of the protocol, or --paired names no method of it.
+        ValueError: the tree holds no runs of the protocol, --paired names no method of it, or CSV cannot hold it.
     """
     records = read_records(args.directory, from_logs=True)
-    table = TABLES[args.table](records, Wanted(seeds, args.compare == "published", args.source))
-    if not table.rows:
-        raise ValueError(f"no runs of {args.table} below {args.directory}")
-    tables = [table]
+    wanted = Wanted(seeds, args.compare != "none", args.source)
+    tables = list(tables_of(records, args.table, wanted, args.directory).values())
+    complete = all(table.complete for table in tables)
     if args.paired:
         tables.append(paired(records, *args.paired))
-    write = FORMATS[args.format or "text"]
-    return "\n".join(write(each) for each in tables), 1 if any(record.problem for record in records) else 0
+    return written(tables, args.format or "text"), 0 if complete else 1
+
+
+def written(tables: Sequence[Table], form: str) -> str:
+    """Tables below each other; several as JSON are a list. ValueError for several as CSV."""
+    if len(tables) > 1 and form == "json":
+        return json.dumps([json.loads(FORMATS[form](table)) for table in tables], indent=2, ensure_ascii=False) + "\n"
+    if len(tables) > 1 and form == "csv":
+        raise ValueError(
+            f"--format csv holds one table, and there are {len(tables)}: give json, or one --source and no --paired"
+        )
+    return "\n".join(FORMATS[form](table) for table in tables)
+
+
+def _refuse_strays(args: argparse.Namespace) -> None:
+    """Raise a ValueError for options that belong to the other of the two ways to read results."""
+    logs_only = {"--ci95": args.ci95, "--test-log": args.test_log, "--multi-exp": args.multi_exp}
+    logs_only["--keyword"] = args.keyword is not None
+    tables_only = {"--paired": args.paired, "--compare": args.compare, "--source": args.source}
+    strays = [name for name, given in (logs_only if args.table else tables_only).items() if given]
+    if strays:
+        raise ValueError(f"{', '.join(strays)}: {'not together with' if args.table else 'only with'} --table")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line: 0, 1 if runs lack a result (they are named), 2 for a mistake in the arguments."""
     args = build_parser().parse_args(argv)
     try:
+        _refuse_strays(args)
+        args.keyword = args.keyword or "accuracy"
         seeds = parse_seeds(args.seeds) if args.seeds else ()
         report, status = (tree_report if args.table else log_report)(args, seeds)
     except (ValueError, FileNotFoundError) as error:

@@ -35,7 +35,7 @@ _PATTERNS = {
     "seed": r"-?\d+",
     "zeroshot": rf"{ZERO_SHOT}[^/]*",
     "origin": r"(?:_from_[^/]+)?",
-    "variant": r"(?:/nctx[^/]+)?",
+    "variant": r"(?:/[^/]+)?",
 }
 
 

@@ -2,11 +2,19 @@
 
 import functools
 import json
+from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from results.layout import ZERO_SHOT
+from results.records import Record
+from results.settings import OF_THE_RUN, settings
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+OF_THE_PROTOCOL = ("DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "MODEL.BACKBONE.PATH", "TRAINER.NAME")
+OF_LEARNING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")  # does not concern a method that learns nothing
 
 
 @functools.cache
@@ -41,3 +49,61 @@ def published(protocol: str, trainer: str, cfg: str, backbone: str, shots: int) 
 
 def _bare(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def departures(record: Record) -> list[str]:
+    """In what a run's settings differ from the configuration files that bear the names in its directory.
+
+    Published numbers are for those files. Empty for a run whose settings are unknown (one that is known by its log).
+
+    Returns:
+        `KEY of the file -> of the run`, one for each setting; or that there is no such file.
+    """
+    place, own = record.place, settings(record.metrics)
+    if not own:
+        return []
+    files = sorted((CONFIGS / "trainers").glob(f"*/{place.cfg}.yaml"))
+    files = [file for file in files if file.parent.name == place.trainer] or files
+    if not files:
+        return [f"there is no file {place.cfg}.yaml in configs/trainers"]
+    found = [_differences(_shipped(file, place.dataset), own, record.learns) for file in files]
+    return min(found, key=len)
+
+
+def _differences(shipped: Mapping[str, Any], own: Mapping[str, Any], learns: bool) -> list[str]:
+    """Settings that both have, with different values; INPUT keys at their default are filled from the backbone."""
+    from dassl.config import get_cfg_default
+    from dassl.engine.record import flat
+
+    filled = {f"INPUT.{key}": value for key, value in flat(_plain(get_cfg_default().INPUT)).items()}
+    ignored = () if learns else OF_LEARNING
+    return [
+        f"{key} {value} -> {own[key]}"
+        for key, value in shipped.items()
+        if key in own
+        and own[key] != value
+        and key not in (*OF_THE_RUN, *OF_THE_PROTOCOL)
+        and not key.startswith(ignored)
+        and not (key in filled and value == filled[key])
+    ]
+
+
+@functools.cache
+def _shipped(file: Path, dataset: str) -> dict[str, Any]:
+    """The configuration that the files of a method and of a data set make, by dotted keys."""
+    import datasets  # noqa: F401 - declares its keys
+    import trainers  # noqa: F401 - declares its keys
+    from dassl.config import declared_cfg, merge_file
+    from dassl.engine.record import flat
+
+    cfg = declared_cfg()
+    of_dataset = CONFIGS / "datasets" / f"{dataset}.yaml"
+    for path in (of_dataset, file):
+        if path.is_file():
+            merge_file(cfg, str(path))
+    return flat(_plain(cfg))
+
+
+def _plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration as `metrics.json` holds it: tuples are lists there."""
+    return json.loads(json.dumps(cfg))

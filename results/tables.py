@@ -8,9 +8,10 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT
-from results.published import published
+from results.published import departures, published
 from results.records import Record
 from results.seeds import numbers, seeds_name
+from results.settings import SHOWN
 from results.statistics import Summary, harmonic_mean, summarise
 
 
@@ -32,12 +33,16 @@ HM_OF_AVERAGES = "average, HM = HM of the mean accuracies"
 
 @dataclass
 class Table:
-    """Columns and rows of equal length; `notes` say what the numbers are and what is missing."""
+    """Columns and rows of equal length; `notes` say what the numbers are and what is missing.
+
+    `complete` says whether every run that was expected has a sound result.
+    """
 
     title: str
     columns: list[str]
     rows: list[list[Value]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    complete: bool = True
 
 
 @dataclass
@@ -127,45 +132,59 @@ def base2new(
     methods = methods_in_order((method for _, method in pairs), order)
     names = method_names(methods)
     beside = {method: published_entry(records, "base2new", method) for method in methods} if compare else {}
+    strange = departing(records, beside)
     keys = [(dataset, method) for dataset in datasets for method in methods if (dataset, method) in pairs]
     for dataset, method in keys:
         pair = pairs[dataset, method]
         cells = pair.summaries() if pair.seeds else [None, None, None]
-        table.rows.append([dataset, names[method], len(pair.seeds), *cells, *_facts(beside.get(method), [dataset])])
+        entry = None if (dataset, method) in strange else beside.get(method)
+        table.rows.append([dataset, names[method], len(pair.seeds), *cells, *_facts(entry, [dataset])])
     for method in methods:
-        table.rows.extend(_averages(method, pairs, datasets, names[method], beside.get(method)))
-    table.notes += missing_seeds(records, {key: pair.seeds for key, pair in pairs.items()}, names, seeds)
-    table.notes += complaints(records, names)
+        entry = None if any((dataset, method) in strange for dataset in datasets) else beside.get(method)
+        table.rows += _averages([pairs.get((dataset, method)) for dataset in datasets], datasets, names[method], entry)
+        everywhere = [set(pairs[dataset, method].seeds) for dataset in datasets if (dataset, method) in pairs]
+        table.notes += common_seeds_note(everywhere, names[method]) if len(everywhere) == len(datasets) else []
+    add_missing(table, records, {key: pair.seeds for key, pair in pairs.items()}, names, seeds)
     _add_published_columns(table, beside)
+    table.notes += departure_notes(strange, names)
     return table
 
 
 def _averages(
-    method: Method,
-    pairs: Mapping[tuple[str, Method], Pair],
-    datasets: Sequence[str],
-    name: str,
-    fact: Mapping | None,
+    parts: Sequence[Pair | None], datasets: Sequence[str], name: str, fact: Mapping | None
 ) -> list[list[Value]]:
-    """The two average rows of a method; none unless it has every data set of the table, and at least two."""
-    own = [
-        pairs[dataset, method] for dataset in datasets if (dataset, method) in pairs and pairs[dataset, method].seeds
-    ]
-    if len(own) < len(datasets) or len(own) < 2:
+    """The two average rows of a method, over the seeds that have every data set.
+
+    None unless it has every data set of the table, at least two, and such a seed.
+    """
+    seeds = common([set(pair.seeds) if pair else set() for pair in parts])
+    if len(parts) < 2 or not seeds:
         return []
-    seeds = sorted(set.intersection(*(set(pair.seeds) for pair in own)))
-    if not seeds:
-        return []
-    means = {s: (mean_of(p.base[s] for p in own), mean_of(p.new[s] for p in own)) for s in seeds}
-    base, new = (summarise([means[s][i] for s in seeds], mean_of(p.summaries()[i].mean for p in own)) for i in (0, 1))
-    per_seed = [mean_of(harmonic_mean(p.base[s], p.new[s]) for p in own) for s in seeds]
-    mean_of_hms = summarise(per_seed, mean_of(p.summaries()[2].mean for p in own))
-    hm_of_means = summarise([harmonic_mean(*means[s]) for s in seeds], harmonic_mean(base.mean, new.mean))
+    own = [Pair({s: pair.base[s] for s in seeds}, {s: pair.new[s] for s in seeds}) for pair in parts if pair]
+    base = summarise([mean_of(pair.base[s] for pair in own) for s in seeds])
+    new = summarise([mean_of(pair.new[s] for pair in own) for s in seeds])
+    per_seed = [mean_of(harmonic_mean(pair.base[s], pair.new[s]) for pair in own) for s in seeds]
+    mean_of_hms = summarise(per_seed, mean_of(pair.summaries()[2].mean for pair in own))
+    per_seed = [harmonic_mean(mean_of(p.base[s] for p in own), mean_of(p.new[s] for p in own)) for s in seeds]
+    hm_of_means = summarise(per_seed, harmonic_mean(base.mean, new.mean))
     first, second = _facts(fact, datasets), _facts(fact, datasets, of_means=True)
     return [
         [AVERAGE_OF_HMS, name, len(seeds), base, new, mean_of_hms, *first],
         [HM_OF_AVERAGES, name, len(seeds), base, new, hm_of_means, *second],
     ]
+
+
+def common(parts: Sequence[Collection[int]]) -> list[int]:
+    """The seeds that all of the parts have."""
+    return sorted(set.intersection(*map(set, parts))) if parts else []
+
+
+def common_seeds_note(parts: Sequence[Collection[int]], name: str) -> list[str]:
+    """A sentence where an average over data sets leaves out seeds that some of them have; else nothing."""
+    seeds = common(parts)
+    if len(parts) < 2 or not seeds or set(seeds) == set().union(*parts):
+        return []
+    return [f"average, {name}: over {seeds_name(seeds)} alone, for not every data set has the others"]
 
 
 def mean_of(values: Iterable[float]) -> float:
@@ -179,6 +198,31 @@ def published_entry(records: Iterable[Record], protocol: str, method: Method) ->
     backbones = (record.metrics.get("backbone") for record in records if method_of(record) == method)
     backbone = next(filter(None, backbones), "")
     return published(protocol, method[0], method[1].split("/")[0], backbone, method[2])
+
+
+def departing(
+    records: Iterable[Record], beside: Mapping[Method, Mapping | None]
+) -> dict[tuple[str, Method], list[str]]:
+    """The data sets and methods with published numbers that were not run as published: what differs (`departures`)."""
+    found: dict[tuple[str, Method], list[str]] = {}
+    for record in records:
+        key = record.place.dataset, method_of(record)
+        if not record.problem and beside.get(key[1]) and key not in found and (differ := departures(record)):
+            found[key] = differ
+    return found
+
+
+def departure_notes(strange: Mapping[tuple[str, Method], Sequence[str]], names: Mapping[Method, str]) -> list[str]:
+    """A sentence for each way in which data sets and methods were not run as published."""
+    where: dict[str, list[str]] = {}
+    for (dataset, method), differ in strange.items():
+        more = [f"and {len(differ) - SHOWN} more"] if len(differ) > SHOWN else []
+        where.setdefault("; ".join([*differ[:SHOWN], *more]), []).append(f"{dataset}, {names[method]}")
+    return [
+        f"{' / '.join(own)}: not held against published numbers, for it was made with other settings than the "
+        f"published recipe: {differ}"
+        for differ, own in where.items()
+    ]
 
 
 def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = False) -> list[Value]:
@@ -204,7 +248,7 @@ def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]
         if known:
             row += facts
             row += [
-                Difference(round(own.mean, 2) - fact) if own is not None and fact is not None else None
+                Difference(own.mean - fact) if own is not None and fact is not None else None
                 for own, fact in zip(row[3:6], facts, strict=True)
             ]
     if known:
@@ -221,7 +265,7 @@ def missing_seeds(
     names: Mapping[Method, str],
     seeds: Sequence[int] = (),
 ) -> list[str]:
-    """A sentence for each data set and method that lacks seeds, and one for the methods that learn nothing.
+    """A sentence for each data set and method that lacks seeds.
 
     Args:
         records: all runs of the table.
@@ -229,17 +273,38 @@ def missing_seeds(
         names: what the methods are called.
         seeds: those that are expected; by default those that any run has.
     """
-    constant = {method_of(record) for record in records if not record.learns}
+    constant = _constant(records)
     expected = set(seeds) or {record.place.seed for record in records if method_of(record) not in constant}
     sentences = []
     for (dataset, method), there in found.items():
         missing = sorted(expected - set(there))
         if missing and not (method in constant and there):
             sentences.append(f"{dataset}, {names[method]}: no result of seeds {numbers(missing)}")
-    if constant:
-        learnless = ", ".join(sorted({names[method] for method in constant}))
-        sentences.append(f"{learnless}: nothing is learned, every seed gives the same, so n = 1 says all")
     return sentences
+
+
+def _constant(records: Iterable[Record]) -> set[Method]:
+    """The methods that learn nothing."""
+    return {method_of(record) for record in records if not record.learns}
+
+
+def _constant_note(records: Iterable[Record], names: Mapping[Method, str]) -> list[str]:
+    """A sentence about the methods that learn nothing, if there are any."""
+    learnless = ", ".join(sorted({names[method] for method in _constant(records)}))
+    return [f"{learnless}: nothing is learned, every seed gives the same, so n = 1 says all"] if learnless else []
+
+
+def add_missing(
+    table: Table,
+    records: Sequence[Record],
+    found: Mapping[tuple[str, Method], Collection[int]],
+    names: Mapping[Method, str],
+    seeds: Sequence[int] = (),
+) -> None:
+    """Write below a table what it lacks, and into it whether it is complete; arguments as of `missing_seeds`."""
+    lacking, left_out = missing_seeds(records, found, names, seeds), complaints(records, names)
+    table.notes += [*lacking, *left_out, *_constant_note(records, names)]
+    table.complete = not lacking and not left_out
 
 
 def complaints(records: Iterable[Record], names: Mapping[Method, str]) -> list[str]:

@@ -11,18 +11,22 @@ from results.tables import (
     Method,
     Table,
     Value,
-    complaints,
+    add_missing,
+    common,
+    common_seeds_note,
+    departing,
+    departure_notes,
     in_order,
     mean_of,
     method_names,
     method_of,
     methods_in_order,
-    missing_seeds,
     published_entry,
     shots_name,
 )
 
 AVERAGE = "average"
+TITLES = {"xd": "Cross-dataset transfer", "dg": "Domain generalisation"}
 Cells = dict[tuple[Method, str], dict[int, float]]
 
 
@@ -37,12 +41,41 @@ def _by_column(records: Iterable[Record], column) -> Cells:
 
 
 def _average(parts: Sequence[Mapping[int, float]]) -> Summary | None:
-    """The mean over data sets, with the spread over the seeds that have all of them; None without such a seed."""
-    seeds = sorted(set.intersection(*(set(part) for part in parts))) if parts else []
-    if not seeds:
-        return None
-    per_seed = [mean_of(part[seed] for part in parts) for seed in seeds]
-    return summarise(per_seed, mean_of(mean_of(part.values()) for part in parts))
+    """The mean over data sets, over the seeds that have all of them; None without such a seed."""
+    seeds = common(parts)
+    return summarise([mean_of(part[seed] for part in parts) for seed in seeds]) if seeds else None
+
+
+def _counted(parts: Iterable[Mapping[int, float]]) -> int | str:
+    """How many seeds the parts that have any have: `3`, or `2 to 3` where that differs."""
+    counts = sorted({len(part) for part in parts if part})
+    return counts[-1] if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else 0
+
+
+def transfers(
+    records: Iterable[Record], protocol: str, seeds: Sequence[int] = (), compare: bool = True, source: str = ""
+) -> dict[str, Table]:
+    """The tables of a protocol out of all records: one per data set that was trained on, by name (`xd_from_dtd`).
+
+    Args:
+        records: of all roles.
+        protocol: `dg` (tested on the four ImageNet variants) or `xd` (on others).
+        seeds: as in `transfer`.
+        compare: as in `transfer`.
+        source: only what was trained on this data set.
+    """
+    records = list(records)
+    tested = [record for record in records if record.place.role == "transfer"]
+    own = [record for record in tested if (record.place.dataset in IMAGENET_VARIANTS) == (protocol == "dg")]
+    trained = [record for record in records if record.place.role == "all"]
+    tables = {}
+    for name in [source] if source else in_order(record.place.source for record in own):
+        table = transfer([*trained, *own], seeds, compare=compare, protocol=protocol, source=name)
+        others = in_order(r.place.dataset for r in tested if r.place.source == name and r not in own)
+        if others:
+            table.notes.append(f"in the table {'xd' if protocol == 'dg' else 'dg'}: {', '.join(others)}")
+        tables[protocol if name == "imagenet" else f"{protocol}_from_{name}"] = table
+    return tables
 
 
 def transfer(
@@ -50,8 +83,8 @@ def transfer(
     seeds: Sequence[int] = (),
     order: Sequence[str] = (),
     compare: bool = True,
-    variants: bool = False,
-    source: str = "",
+    protocol: str = "xd",
+    source: str = "imagenet",
 ) -> Table:
     """Trained on one data set, tested on others: one row per method, one column per data set.
 
@@ -60,34 +93,30 @@ def transfer(
         seeds: those that are expected; by default those that any cell has.
         order: data sets and trainers in the order wanted.
         compare: add rows with published numbers and the differences, where there are any.
-        variants: the four ImageNet variants (domain generalisation) instead of the other sets (cross-dataset).
-        source: data set that is trained on; by default ImageNet, or what there is instead.
+        protocol: `xd` (cross-dataset) or `dg` (domain generalisation): its name, and whose published numbers.
+        source: data set that is trained on.
     """
-    tested = [r for r in records if r.place.role == "transfer" and (r.place.dataset in IMAGENET_VARIANTS) == variants]
-    sources = in_order(record.place.source for record in tested)
-    source = source or next(iter(sources), "imagenet")
-    tested = [record for record in tested if record.place.source == source]
+    records = list(records)
+    tested = [record for record in records if record.place.role == "transfer" and record.place.source == source]
     methods = {method_of(record) for record in tested}
     trained = [r for r in records if r.place.role == "all" and r.place.dataset == source and method_of(r) in methods]
     cells = _by_column([*trained, *tested], lambda record: record.place.dataset)
-    targets = in_order((record.place.dataset for record in tested), order)
-    title = "Domain generalisation" if variants else "Cross-dataset transfer"
-    columns = ["method", "n", source, *targets, AVERAGE]
-    table = Table(f"{title}: accuracy in percent, trained on {source}", columns)
+    targets = [name for name in in_order((record.place.dataset for record in tested), order) if name != source]
+    table = Table(f"{TITLES[protocol]}: accuracy in percent, trained on {source}", ["method", "n", source])
+    table.columns += [*targets, AVERAGE]
     table.notes.append(f"mean over n seeds; {SPREAD}; the average is over the data sets that were not trained on")
-    if others := ", ".join(name for name in sources if name != source):
-        table.notes.append(f"not shown: what was trained on {others} (--source)")
     names = method_names(methods)
+    beside = {method: published_entry(tested, protocol, method) for method in methods} if compare else {}
+    strange = departing([*trained, *tested], beside)
     for method in methods_in_order(methods, order):
         own = [cells.get((method, dataset), {}) for dataset in [source, *targets]]
-        n = min((len(part) for part in own if part), default=0)
         values = [summarise([part[seed] for seed in sorted(part)]) if part else None for part in own]
-        complete = all(own[1:])
-        table.rows.append([names[method], n, *values, _average(own[1:]) if complete else None])
-        if compare:
-            _add_published(table, published_entry(tested, "dg" if variants else "xd", method))
-    table.notes += missing_seeds([*trained, *tested], {_place(k): v for k, v in cells.items()}, names, seeds)
-    table.notes += complaints([*trained, *tested], names)
+        table.rows.append([names[method], _counted(own), *values, _average(own[1:])])
+        table.notes += common_seeds_note(own[1:], names[method])
+        if not any(key[1] == method for key in strange):
+            _add_published(table, beside.get(method))
+    add_missing(table, [*trained, *tested], {_place(k): v for k, v in cells.items()}, names, seeds)
+    table.notes += departure_notes(strange, names)
     return table
 
 
@@ -105,7 +134,7 @@ def _add_published(table: Table, entry: Mapping | None) -> None:
     facts.append(mean_of(targets) if None not in targets else None)
     own = table.rows[-1][2:]
     differences: list[Value] = [
-        Difference(round(value.mean, 2) - fact) if isinstance(value, Summary) and fact is not None else None
+        Difference(value.mean - fact) if isinstance(value, Summary) and fact is not None else None
         for value, fact in zip(own, facts, strict=True)
     ]
     table.rows.append(["  published", entry["seeds"], *facts])
@@ -126,37 +155,56 @@ def few_shot_runs(records: Iterable[Record]) -> list[Record]:
     return [r for r in records if r.place.role == "all" and key(r, r.place.dataset) not in sources]
 
 
-def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
-    """Trained and tested on all classes: a row per data set and method, a column per number of shots.
+def few_shot_rows(records: Iterable[Record], order: Sequence[str] = ()) -> dict[str, list[Record]]:
+    """The runs of few-shot by the rows that they make: one per trainer, for recipes differ by data set and shots.
 
-    Configurations of a trainer are not told apart: the official recipes take other ones for other shots.
+    Where a trainer has several configurations or variants for one data set and number of shots, each is a row.
     """
-    records = few_shot_runs(records)
+    runs: dict[str, dict[str, list[Record]]] = {}
+    for record in few_shot_runs(records):
+        trainer, config, _ = method_of(record)
+        runs.setdefault(trainer, {}).setdefault(config, []).append(record)
+    rows = {}
+    for trainer in in_order(runs, order):
+        by_config = runs[trainer]
+        cells = [{(r.place.dataset, r.place.shots) for r in own} for own in by_config.values()]
+        if sum(map(len, cells)) == len(set().union(*cells)):
+            rows[trainer] = [record for own in by_config.values() for record in own]
+        else:
+            rows |= {f"{trainer} ({config})": by_config[config] for config in sorted(by_config)}
+    return rows
+
+
+def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
+    """Trained and tested on all classes: a row per data set and method, a column per number of shots."""
+    rows = few_shot_rows(records, order)
+    records = [record for own in rows.values() for record in own]
     shots = sorted({record.place.shots for record in records})
-    trainers = in_order({record.place.trainer for record in records}, order)
     datasets = in_order({record.place.dataset for record in records}, order)
     cells: dict[tuple[str, str, int], dict[int, float]] = {}
-    for record in records:
-        key = (record.place.dataset, record.place.trainer, record.place.shots)
-        by_seed = cells.setdefault(key, {})
-        if not record.problem:
-            by_seed[record.place.seed] = record.accuracy
+    for name, own in rows.items():
+        for record in own:
+            if not record.problem:
+                by_seed = cells.setdefault((record.place.dataset, name, record.place.shots), {})
+                by_seed[record.place.seed] = record.accuracy
     table = Table("Few-shot classification: accuracy in percent", ["data set", "method", *map(shots_name, shots)])
     table.notes.append(f"mean over seeds; {SPREAD}")
     for dataset in datasets:
-        for trainer in trainers:
-            found = [cells.get((dataset, trainer, n), {}) for n in shots]
+        for name in rows:
+            found = [cells.get((dataset, name, n), {}) for n in shots]
             if any(found):
-                table.rows.append([dataset, trainer, *(summarise(list(f.values())) if f else None for f in found)])
+                table.rows.append([dataset, name, *(summarise(list(f.values())) if f else None for f in found)])
     if len(datasets) > 1:
-        for trainer in trainers:
-            averages = [_average([cells.get((d, trainer, n), {}) for d in datasets]) for n in shots]
+        for name in rows:
+            parts = {n: [cells.get((dataset, name, n), {}) for dataset in datasets] for n in shots}
+            averages = [_average(parts[n]) for n in shots]
             if any(averages):
-                table.rows.append([AVERAGE, trainer, *averages])
+                table.rows.append([AVERAGE, name, *averages])
+            for n in shots:
+                table.notes += common_seeds_note(parts[n], f"{name}, {shots_name(n)}")
     names = method_names(method_of(record) for record in records)
     methods = _by_column(records, lambda record: record.place.dataset)
-    table.notes += missing_seeds(records, {_place(k): v for k, v in methods.items()}, names, seeds)
-    table.notes += complaints(records, names)
+    add_missing(table, records, {_place(k): v for k, v in methods.items()}, names, seeds)
     return table
 
 
@@ -183,8 +231,8 @@ def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (),
         for method in methods:
             parts = [found.get((dataset, method), {}) for dataset in datasets]
             table.rows.append(_average_row(names[method], parts))
-    table.notes += missing_seeds(records, found, names, seeds)
-    table.notes += complaints(records, names)
+            table.notes += common_seeds_note(parts, names[method])
+    add_missing(table, records, found, names, seeds)
     return table
 
 

@@ -56,7 +56,7 @@ def table_of(protocol: str, part: str, runs: Sequence[Run], seeds: Sequence[int]
         return base2new(records, seeds, order)
     if protocol in ("xd", "dg"):
         source = next((run.place.source for run in runs if run.place.role == "transfer"), "imagenet")
-        return transfer(records, seeds, order, variants=protocol == "dg", source=source)
+        return transfer(records, seeds, order, protocol=protocol, source=source)
     return few_shot(records, seeds, order) if protocol == "fewshot" else zero_shot(records, order)
 
 

@@ -12,7 +12,7 @@ from results.layout import Place
 from results.paired import paired
 from results.records import read_records
 from results.statistics import harmonic_mean, summarise
-from results.transfer import AVERAGE, few_shot, transfer, zero_shot
+from results.transfer import AVERAGE, few_shot, transfer, transfers, zero_shot
 
 
 def _transfer_tree(root, seeds=(1, 2)):
@@ -26,7 +26,8 @@ def _transfer_tree(root, seeds=(1, 2)):
 def test_cross_dataset_and_domain_generalisation(tmp_path):
     _transfer_tree(tmp_path)
     records = read_records(tmp_path)
-    xd, dg = transfer(records), transfer(records, variants=True)
+    xd, dg = transfers(records, "xd")["xd"], transfers(records, "dg")["dg"]
+    assert "in the table xd: caltech101, dtd" in dg.notes
     assert xd.columns == ["method", "n", "imagenet", "caltech101", "dtd", AVERAGE]
     assert dg.columns == ["method", "n", "imagenet", "imagenetv2", "imagenet_a", AVERAGE]
     own, facts, differences = xd.rows
@@ -36,7 +37,7 @@ def test_cross_dataset_and_domain_generalisation(tmp_path):
     assert own[5].sd == pytest.approx(summarise([51.5, 52.5]).sd)
     assert facts == ["  published", 5, 72.0, 94.46, 45.7, pytest.approx((94.46 + 45.7) / 2)]
     assert cell(differences[3]) == f"{51.5 - 94.46:+.2f}"
-    assert len(transfer(records, compare=False).rows) == 1
+    assert len(transfers(records, "xd", compare=False)["xd"].rows) == 1
 
 
 def test_sources_are_not_mixed(tmp_path, capsys):
@@ -45,11 +46,17 @@ def test_sources_are_not_mixed(tmp_path, capsys):
         write_run(tmp_path, Place("all", "dtd", "APEX", "cross_eval", 16, seed), 80.0)
         write_run(tmp_path, Place("transfer", "eurosat", "APEX", "cross_eval", 16, seed, source="dtd"), 30.0 + seed)
     records = read_records(tmp_path)
-    assert transfer(records).columns == ["method", "n", "imagenet", "caltech101", "dtd", AVERAGE]
-    assert any("not shown: what was trained on dtd" in note for note in transfer(records).notes)
-    assert transfer(records, source="dtd").columns == ["method", "n", "dtd", "eurosat", AVERAGE]
-    only = [record for record in records if "evaluation/" not in record.path]
-    assert transfer(only).columns == ["method", "n", "dtd", "eurosat", AVERAGE]
+    tables = transfers(records, "xd")
+    assert tables["xd"].columns == ["method", "n", "imagenet", "caltech101", "dtd", AVERAGE]
+    assert tables["xd_from_dtd"].columns == ["method", "n", "dtd", "eurosat", AVERAGE]
+    assert tables["xd_from_dtd"].title.endswith("trained on dtd")
+    assert list(transfers(records, "xd", source="dtd")) == ["xd_from_dtd"]
+    assert cli.main([str(tmp_path), "--table", "xd", "--format", "json"]) == 0
+    assert [table["columns"] for table in json.loads(capsys.readouterr().out)] == [t.columns for t in tables.values()]
+    assert cli.main([str(tmp_path), "--table", "xd", "--format", "csv"]) == 2
+    assert "holds one table, and there are 2" in capsys.readouterr().err
+    assert cli.main([str(tmp_path), "--table", "dg", "--source", "dtd"]) == 2
+    assert "no runs of dg trained on dtd" in capsys.readouterr().err
     assert cli.main([str(tmp_path), "--table", "xd", "--source", "dtd", "--format", "csv"]) == 0
     assert capsys.readouterr().out.splitlines()[1].startswith("APEX,2,80.0,0.0,0.0,31.5")
 
@@ -60,10 +67,27 @@ def test_a_missing_target_leaves_no_average(tmp_path):
         path = tmp_path / Place("transfer", "dtd", "APEX", "cross_eval", 16, seed).path() / "metrics.json"
         path.unlink()
         path.with_name("failed.json").write_text(json.dumps({"reason": "ValueError: no data"}))
-    table = transfer(read_records(tmp_path), compare=False)
+    table = transfers(read_records(tmp_path), "xd", compare=False)["xd"]
     assert table.rows[0][-2:] == [None, None]
     assert any("ValueError: no data" in note for note in table.notes)
     assert "dtd, APEX: no result of seeds 1-2" in table.notes
+
+
+def test_every_set_that_was_run_is_shown_and_the_source_once(tmp_path):
+    for seed in (1, 2, 3):
+        write_run(tmp_path, Place("all", "dtd", "APEX", "c", 16, seed), 70.0 + seed)
+        for dataset, accuracy in (("dtd", 70.0), ("eurosat", 30.0), ("imagenetv2", 40.0)):
+            place = Place("transfer", dataset, "APEX", "c", 16, seed, source="dtd")
+            if (dataset, seed) != ("imagenetv2", 3):
+                write_run(tmp_path, place, accuracy + seed)
+    for protocol in ("xd", "dg"):
+        table = transfer(read_records(tmp_path), protocol=protocol, source="dtd")
+        assert table.columns == ["method", "n", "dtd", "eurosat", "imagenetv2", AVERAGE]
+        _, n, own, eurosat, imagenetv2, average = table.rows[0]
+        assert (own.mean, eurosat.n, imagenetv2.n) == (72.0, 3, 2)
+        assert n == "2 to 3"
+        assert average == summarise([36.0, 37.0])  # of the seeds that both sets have
+        assert "average, APEX: over seeds 1-2 alone, for not every data set has the others" in table.notes
 
 
 def test_few_shot(tmp_path):
@@ -76,6 +100,22 @@ def test_few_shot(tmp_path):
     assert table.rows[0] == ["dtd", "CoOp", summarise([42.0, 43.0]), summarise([57.0, 58.0])]
     assert table.rows[-1][:2] == [AVERAGE, "CoOp"]
     assert table.rows[-1][3].mean == pytest.approx(62.5)
+
+
+def test_configurations_and_variants_of_one_number_of_shots_are_rows_of_their_own(tmp_path):
+    for cfg, variant, accuracy in (("c", "", 50.0), ("c", "nctx16", 60.0), ("other", "mine", 70.0)):
+        for seed in (1, 2):
+            write_run(tmp_path, Place("all", "dtd", "CoOp", cfg, 1, seed, variant), accuracy + seed)
+    write_run(tmp_path, Place("all", "dtd", "CoOp", "c", 2, 1), 55.0)
+    write_run(tmp_path, Place("all", "dtd", "APEX", "a", 1, 1), 40.0)
+    write_run(tmp_path, Place("all", "dtd", "APEX", "b", 2, 1), 41.0)
+    rows = few_shot(read_records(tmp_path)).rows
+    assert [(row[1], row[2] and row[2].mean, row[3] and row[3].mean) for row in rows] == [
+        ("APEX", 40.0, 41.0),
+        ("CoOp (c)", 51.5, 55.0),
+        ("CoOp (c/nctx16)", 61.5, None),
+        ("CoOp (other/mine)", 71.5, None),
+    ]
 
 
 def test_what_was_trained_for_other_sets_is_no_few_shot_result(tmp_path):
@@ -134,9 +174,29 @@ def test_command_line_over_a_tree(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "published" not in out
     assert "**APEX less ZeroshotCLIP" in out
-    assert cli.main([*words, "--seeds", "1-4"]) == 0
+    assert cli.main([*words, "--seeds", "1-4"]) == 1
     assert "no result of seeds 4" in capsys.readouterr().out
     assert cli.main([str(tmp_path), "--table", "xd"]) == 2
+    assert "there are runs of: base2new" in capsys.readouterr().err
+    assert cli.main([*words, "--paired", "ZeroshotCLIP", "APEX", "--format", "json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--table", "base2new", "--keyword", "macro_f1"],
+        ["--table", "base2new", "--ci95"],
+        ["--table", "base2new", "--test-log"],
+        ["--table", "base2new", "--multi-exp"],
+        ["--paired", "A", "B"],
+        ["--compare", "none"],
+        ["--source", "dtd"],
+    ],
+)
+def test_options_of_the_other_way_to_read_results_are_refused(tmp_path, capsys, words):
+    assert cli.main([str(tmp_path), *words]) == 2
+    assert f"{words[-3 if words[0] == '--paired' else -2 if words[-1][0] != '-' else -1]}: " in capsys.readouterr().err
 
 
 def test_logs_of_others_make_the_same_tables(tmp_path, capsys):

@@ -1,13 +1,21 @@
 """Runs are averaged, and held against published numbers, only where they were made with the same settings."""
 
+import json
+from pathlib import Path
+
 import pytest
 from results_trees import write_run
 
+import train
+from dassl.engine.record import plain
 from results import cli
 from results.layout import Place
+from results.published import departures
 from results.records import read_records
 from results.report import page
 from results.tables import base2new
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def _config(lr=0.002, epochs=50, **more):
@@ -59,3 +67,42 @@ def test_the_report_says_in_what_runs_of_a_method_differ(tmp_path):
     text = page("Results", [], {}, read_records(tmp_path))
     assert "<li>OPTIM.MAX_EPOCH: 50 / 4</li>" in text
     assert "DATASET.NAME: A / B" not in text
+
+
+def _shipped(file):
+    """The configuration, as metrics.json holds it, of a run on base classes of DTD by a file of configs/trainers."""
+    words = ["--trainer", "CoOp", "--dataset-config-file", str(ROOT / "configs/datasets/dtd.yaml")]
+    words += ["--config-file", str(ROOT / f"configs/trainers/{file}.yaml"), "--seed", "1", "--output-dir", "x"]
+    config = train.build_config(train.build_parser().parse_args([*words, "DATASET.SUBSAMPLE_CLASSES", "base"]))
+    return json.loads(json.dumps(plain(config)))
+
+
+def test_published_numbers_are_for_the_settings_of_the_shipped_file_alone(tmp_path):
+    config = _shipped("CoOp/vit_b16_ep50_ctxv1")
+    for name, epochs in (("as", 50), ("other", 2)):
+        changed = {**config, "OPTIM": {**config["OPTIM"], "MAX_EPOCH": epochs}}
+        for role in ("base", "new"):
+            write_run(tmp_path / name, Place(role, "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=changed)
+    assert "published base" in base2new(read_records(tmp_path / "as")).columns
+    table = base2new(read_records(tmp_path / "other"))
+    assert "published base" not in table.columns
+    assert any("dtd, CoOp: not held" in note and "OPTIM.MAX_EPOCH 50 -> 2" in note for note in table.notes)
+
+
+def test_settings_of_learning_do_not_matter_to_zero_shot(tmp_path):
+    config = _shipped("CoOp/vit_b16")
+    place = Place("base", "dtd", "ZeroshotCLIP", "vit_b16", 16, 1)
+    write_run(tmp_path, place, 1.0, learns=False, config={**config, "OPTIM": {"MAX_EPOCH": 2}})
+    (record,) = read_records(tmp_path)
+    assert departures(record) == []
+    config["DATASET"]["TEMPLATE"] = "a drawing of {}"
+    write_run(tmp_path, place, 1.0, learns=False, config=config)
+    assert len(departures(read_records(tmp_path)[0])) == 1
+
+
+def test_a_file_of_ones_own_is_not_held_against_published_numbers(tmp_path):
+    for role in ("base", "new"):
+        write_run(tmp_path, Place(role, "dtd", "CoOp", "mine", 16, 1), 70.0, config=_config())
+    table = base2new(read_records(tmp_path))
+    assert "published base" not in table.columns
+    assert any("there is no file mine.yaml in configs/trainers" in note for note in table.notes)
