@@ -43,7 +43,8 @@ def resolve(name: str, path: str = "") -> Source:
     """Find the architecture, the image constants and the weights file that a name and a path stand for.
 
     Raises:
-        ValueError: unknown name (with the nearest known one), or one that does not say which weights.
+        ValueError: unknown name (with the nearest known one), one that does not say which weights, or a model whose
+            text tower takes no context.
         FileNotFoundError: `path`, or something in the folder of a `local-dir:` name, does not exist.
         DownloadError: a download failed; says what to put where.
     """
@@ -60,11 +61,12 @@ def resolve(name: str, path: str = "") -> Source:
     config = open_clip.get_model_config(model)
     if config is None:
         raise _unknown(name)
+    _refuse_foreign_text(name, config)
     known = open_clip.list_pretrained_tags_by_model(model)
     tag = tag or ("" if file else _only_tag(model, known))
     pretrained = get_pretrained_cfg(model, tag) if tag else _common(model, known)
     if tag and not pretrained:
-        near = get_close_matches(tag, known, n=1)
+        near = [other for other in known if other.startswith(tag)] or get_close_matches(tag, known, n=1)
         hint = f"did you mean {model}:{near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
         raise ValueError(f"unknown weights {tag!r} of the backbone {model}: {hint}")
     if pretrained.get("quick_gelu"):  # these weights were trained with it, whatever the architecture's default
@@ -108,9 +110,16 @@ def _unknown(name: str) -> ValueError:
     )
 
 
+def _refuse_foreign_text(name: str, config: Mapping) -> None:
+    """Refuse a model before its weights are fetched whose text tower takes no context."""
+    text = config["text_cfg"].get("hf_model_name")
+    if text:
+        raise ValueError(f"{name}: its text tower {text} is a Hugging Face model, into which no context can be placed")
+
+
 def _of_repository(name: str, file: Path | None, cache: str | None) -> Source:
     repository = name.removeprefix(HUB)
-    settings = _read_settings(_hub_file(name, repository, SETTINGS, cache))
+    settings = _read_settings(name, _hub_file(name, repository, SETTINGS, cache))
     weights = file or _hub_weights(name, f"{repository}/", cache)
     return Source(name, settings["model_cfg"], settings.get("preprocess_cfg", {}), weights)
 
@@ -119,17 +128,21 @@ def _of_folder(name: str, file: Path | None) -> Source:
     folder = Path(name.removeprefix(FOLDER)).expanduser()
     if not (folder / SETTINGS).is_file():
         raise FileNotFoundError(f"{name}: no {SETTINGS} in {folder}")
-    settings = _read_settings(folder / SETTINGS)
+    settings = _read_settings(name, folder / SETTINGS)
     file = file or next((folder / there for there in WEIGHTS if (folder / there).is_file()), None)
     if file is None:
         raise FileNotFoundError(f"{name}: neither {' nor '.join(WEIGHTS)} in {folder}")
     return Source(name, settings["model_cfg"], settings.get("preprocess_cfg", {}), file, folder)
 
 
-def _read_settings(path: Path) -> dict:
-    settings = json.loads(path.read_text(encoding="utf-8"))
+def _read_settings(name: str, path: Path) -> dict:
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged or no JSON: {error}") from error
     if "model_cfg" not in settings:
         raise ValueError(f"{path} has no entry model_cfg: it is not a description of an open_clip model")
+    _refuse_foreign_text(name, settings["model_cfg"])
     return settings
 
 

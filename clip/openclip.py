@@ -29,7 +29,7 @@ from clip.backbone import Backbone
 from clip.hub import FOLDER, SETTINGS, Source, resolve
 from clip.precision import convert_all
 from clip.towers import ImageTower, TextTower, largest_id
-from clip.weights import DownloadError
+from clip.weights import DownloadError, reason
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
 Token = Callable[[Tensor], Tensor]  # (N, T, ...) -> (N, 1, ...), what is read out of each sequence
@@ -48,9 +48,6 @@ def load(name: str, path: str = "") -> Backbone:
         DownloadError: a download failed; says what to put where.
     """
     source = resolve(name, path)
-    text = source.config["text_cfg"].get("hf_model_name")
-    if text:
-        raise ValueError(f"{name}: its text tower {text} is a Hugging Face model, into which no context can be placed")
     tokenize, end_id = tokenizer_of(source)
     model = new_model(source.config)
     load_weights(model, source.name, source.weights)
@@ -69,6 +66,12 @@ def new_model(config: dict) -> nn.Module:
         return kind(**config)
 
 
+_CANNOT_LOAD = (  # what the library's loader answers foreign and damaged files with
+    *(RuntimeError, ValueError, KeyError, AttributeError, AssertionError, OSError),
+    *(UnpicklingError, SafetensorError),
+)
+
+
 def load_weights(model: nn.Module, name: str, file: Path) -> None:
     """Fill a model from a file, by the library's own loader.
 
@@ -77,9 +80,8 @@ def load_weights(model: nn.Module, name: str, file: Path) -> None:
     """
     try:
         open_clip.load_checkpoint(model, str(file))
-    except (RuntimeError, ValueError, KeyError, AttributeError, OSError, UnpicklingError, SafetensorError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"{file} is damaged or does not hold the weights of {name}: {said}") from error
+    except _CANNOT_LOAD as error:
+        raise ValueError(f"{file} is damaged or does not hold the weights of {name}: {reason(error)}") from error
 
 
 def tokenizer_of(source: Source) -> tuple[Tokenize, int | None]:

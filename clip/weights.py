@@ -1,6 +1,7 @@
 """Where weights come from: verified downloads, local files, the three file formats they are found in."""
 
 import hashlib
+import logging
 import os
 import urllib.error
 import urllib.request
@@ -22,6 +23,8 @@ try:
     import fcntl
 except ImportError:  # Windows: processes that download the same file at once are not kept apart
     fcntl = None
+
+logger = logging.getLogger(__name__)
 
 _HOST = "https://openaipublic.azureedge.net/clip/models"
 _CHUNK = 1 << 20
@@ -80,7 +83,7 @@ def download(url: str, root: str | Path | None = None) -> str:
         if target.is_file():  # another process may have been faster
             if _sha256(target) == digest:
                 return str(target)
-            warnings.warn(f"{target} does not have the digest of {url}: downloading it again", stacklevel=2)
+            logger.warning("%s does not have the digest of %s: downloading it again", target, url)
         _download_to(target, url, digest)
     return str(target)
 
@@ -149,12 +152,21 @@ def read_state_dict(path: str | Path) -> Mapping[str, Tensor]:
     try:
         loaded = _read_torchscript(path) if _is_torchscript(path) else torch.load(path, HOST, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no weights file: {error}") from error
+        raise ValueError(f"{path} is damaged or no weights file: {reason(error)}") from error
     if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
         loaded = loaded["state_dict"]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise ValueError(f"{path} holds no state dict of tensors")
     return {key.removeprefix("module."): value for key, value in loaded.items()}
+
+
+def reason(error: Exception) -> str:
+    """What a library's error says, on one line and without its advice (PyTorch's is to load what is not trusted)."""
+    if isinstance(error, UnpicklingError):
+        return "it holds something else than tensors"
+    if isinstance(error, EOFError):
+        return "it ends too early"
+    return " ".join(str(error).split()).partition(". ")[0][:300]
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -179,4 +191,4 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {error}") from error
+        raise ValueError(f"{path} is damaged or no safetensors file: {reason(error)}") from error

@@ -316,6 +316,11 @@ def test_sizes(kind):
 
 def test_truncated_file_and_another_architecture(kind, tmp_path):
     name = "ViT-B/16" if kind.name in OPENAI else kind.name
+    for sizes in ({**VIT, "transformer_width": 128}, {**RESNET, "embed_dim": 16}):  # no kind has these
+        other = tmp_path / "openai.pt"
+        torch.save(random_state(sizes), other)
+        with pytest.raises(ValueError, match=rf"^{other}.*(this is not ViT-B/16|the weights of {name})"):
+            load_backbone(name, str(other))
     other = tmp_path / "other.pt"
     torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7), "fc.bias": torch.zeros(1000)}, other)
     with pytest.raises(ValueError, match=str(other)):

@@ -55,6 +55,8 @@ def test_unknown_names():
         load_backbone("EVA02-B16")
     with pytest.raises(ValueError, match=r"did you mean ViT-B-16:laion2b_s34b_b88k\?"):
         load_backbone("ViT-B-16:laion2b_s34b_b8k")
+    with pytest.raises(ValueError, match=r"did you mean ViT-B-16:laion2b_s34b_b88k\?"):
+        load_backbone("ViT-B-16:laion2b")
     with pytest.raises(ValueError, match=r"several weights of ViT-B-16: write one of ViT-B-16:openai, "):
         load_backbone("ViT-B-16")
     with pytest.raises(ValueError, match="no weights of reduced-ViT"):
@@ -87,6 +89,8 @@ def test_image_constants_and_activation_follow_the_weights(file):
 def test_models_that_are_refused(file):
     with pytest.raises(ValueError, match="roberta-base is a Hugging Face model"):
         load_backbone("roberta-ViT-B-32", str(file))
+    with pytest.raises(ValueError, match="roberta-base is a Hugging Face model"):  # nothing is fetched for that
+        load_backbone("roberta-ViT-B-32:laion2b_s12b_b32k")
     model = reduced.random_model("reduced-ViT")
     model.visual.image_size = (32, 64)
     with pytest.raises(ValueError, match="32x64"):
@@ -148,6 +152,9 @@ def test_folder(tmp_path):
     _check_reduced_eva(load_backbone(f"local-dir:{tmp_path}"))
     (tmp_path / "open_clip_config.json").write_text("{}")
     with pytest.raises(ValueError, match="no entry model_cfg"):
+        load_backbone(f"local-dir:{tmp_path}")
+    (tmp_path / "open_clip_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"open_clip_config.json is damaged or no JSON"):
         load_backbone(f"local-dir:{tmp_path}")
 
 
