@@ -159,6 +159,22 @@ class Backbone(nn.Module):
         other.parts = Parts(limit)
         return other
 
+    def require_digest(self, digest: str | None, path: str | Path) -> None:
+        """Refuse to go on with weights that are not those that the checkpoint at `path` was trained on.
+
+        Args:
+            digest: of the weights that it was trained on; None or empty where it does not say.
+            path: of the checkpoint.
+
+        Raises:
+            ValueError: these are other weights (both digests are named).
+        """
+        if digest and digest != self.digest:
+            raise ValueError(
+                f"{path} was trained on other weights of {self.name} (digest {digest[:12]}) than this run has loaded "
+                f"(digest {self.digest[:12]}): give the file that it was trained on in MODEL.BACKBONE.PATH"
+            )
+
     def input_settings(self) -> dict:
         """How images have to be read, by the names of the engine's INPUT keys."""
         return {

@@ -12,7 +12,7 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 
 from clip import clip
-from clip.weights import DownloadError
+from clip.weights import DownloadError, reason
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 SETTINGS = "open_clip_config.json"
@@ -168,6 +168,6 @@ def _hub_file(name: str, repository: str, file: str, cache: str | None) -> Path:
         else:
             fetch = f"{safe} of {there} and name that file in MODEL.BACKBONE.PATH"
         raise DownloadError(
-            f"could not get {file} of {name} ({error}). On a machine with a connection fetch {fetch}; or bring that "
-            "machine's Hugging Face cache here ($HF_HOME)"
+            f"could not get {file} of {name} ({reason(error)}). On a machine with a connection fetch {fetch}; or "
+            "bring that machine's Hugging Face cache here ($HF_HOME)"
         ) from error

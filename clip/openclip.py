@@ -105,9 +105,9 @@ def tokenizer_of(source: Source) -> tuple[Tokenize, int | None]:
         )
     except OSError as error:
         raise DownloadError(
-            f"could not get the tokenizer {text['hf_tokenizer_name']} of {source.name} ({error}). On a machine with a "
-            f"connection fetch its files, {SETTINGS} and the weights from https://huggingface.co/ into one folder and "
-            f"use the name {FOLDER}<folder>"
+            f"could not get the tokenizer {text['hf_tokenizer_name']} of {source.name} ({reason(error)}). On a machine "
+            f"with a connection fetch its files, {SETTINGS} and the weights from https://huggingface.co/ into one "
+            f"folder and use the name {FOLDER}<folder>"
         ) from error
     if hf.strip_sep_token:
         return partial(_tokenize, hf), 0

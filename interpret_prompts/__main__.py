@@ -49,6 +49,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     node = checkpoint.get("config", {}).get("MODEL", {}).get("BACKBONE", {})
     name = args.backbone or checkpoint.get("backbone") or BACKBONE
     backbone = load_backbone(name, args.backbone_path or ("" if args.backbone else node.get("PATH", "")))
+    backbone.require_digest(checkpoint.get("backbone_digest"), path)
     vectors = text_vectors(state, backbone.text_layers, classnames)
     words, table = vocabulary(backbone)
     yield f"{path}: {args.topk} nearest of {len(words)} words of {name}, Euclidean distance in brackets"

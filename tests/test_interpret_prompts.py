@@ -125,6 +125,16 @@ def test_mistakes_are_answered_with_a_sentence(backbone, weights, tmp_path, caps
     assert sentence in error
 
 
+def test_other_weights_than_the_checkpoint_s(backbone, weights, tmp_path, capsys):
+    own = load_backbone(weights).digest
+    for digest, status in ((own, 0), ("0" * 64, 2)):
+        file = save(
+            tmp_path / "x.pth.tar-1", CoOpMethod(backbone, CLASSES, 3), backbone=weights, backbone_digest=digest
+        )
+        assert main([file]) == status
+    assert "was trained on other weights" in capsys.readouterr().err
+
+
 def test_another_backbone_and_no_checkpoint(weights, tmp_path, capsys):
     path = tmp_path / "model.pth.tar-1"
     torch.save({"state_dict": {"ctx": torch.zeros(2, 512)}, "epoch": 1}, path)

@@ -143,7 +143,7 @@ class MethodTrainer(TrainerX):
                     f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
                     "--output-dir, or delete that one"
                 )
-            self._refuse_other_weights(checkpoint, path)
+            self.backbone.require_digest(checkpoint.get("backbone_digest"), path)
         return super().resume_model_if_exist(directory)
 
     def build_data_loader(self) -> None:
@@ -311,19 +311,10 @@ class MethodTrainer(TrainerX):
         for key, own in self.checkpoint_extras().items():
             if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
-        self._refuse_other_weights(checkpoint, path)
+        self.backbone.require_digest(checkpoint.get("backbone_digest"), path)
         kept = checkpoint.get("config", {}).get("TRAINER", {}).get(self.node, {})
         if other := differences(kept, plain(self.settings), f"TRAINER.{self.node}."):
             logger.warning("%s was trained with other settings than this evaluation has: %s", path, "; ".join(other))
-
-    def _refuse_other_weights(self, checkpoint: dict, path: str | Path) -> None:
-        """Compare the backbone's weights with those of the checkpoint's run, where it says which they were."""
-        kept, own = checkpoint.get("backbone_digest"), self.backbone.digest
-        if kept and kept != own:
-            raise ValueError(
-                f"{path} was trained on other weights of {self.backbone.name} (digest {kept[:12]}) than this run has "
-                f"loaded (digest {own[:12]}): give the file that it was trained on in MODEL.BACKBONE.PATH"
-            )
 
     def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
         """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""
