@@ -15,12 +15,14 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 LOGGERS = ("clip", "dassl", "datasets", "trainers")  # what they tell of building a model is of no interest here
+FILE_NAME = re.compile(r"[^,\s]*(?:[/\\][^,\s]*|\.[A-Za-z0-9]{1,5})")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
@@ -52,16 +54,17 @@ class Predictor:
     ):
         from dassl.engine import build_trainer
 
-        tree, trained = _about(Path(run), epoch)
-        self.classnames = list(classnames or trained)
-        cfg = _configuration(tree, opts)
-        with _only_classes(cfg, self.classnames):
-            self.trainer = build_trainer(cfg)
-        if Path(run).is_file():
-            self.trainer.load_learned(run)
-        else:
-            self.trainer.load_model(str(run), epoch=epoch)
-        self.trainer.set_model_mode("eval")
+        with _quiet():
+            tree, trained = _about(Path(run), epoch)
+            self.classnames = list(classnames or trained)
+            cfg = _configuration(tree, opts)
+            with _only_classes(cfg, self.classnames):
+                self.trainer = build_trainer(cfg)
+            if Path(run).is_file():
+                self.trainer.load_learned(run)
+            else:
+                self.trainer.load_model(str(run), epoch=epoch)
+            self.trainer.set_model_mode("eval")
 
     def __call__(self, images: Sequence[str]):
         """Probabilities (images, classes), float32, as a NumPy array.
@@ -210,9 +213,25 @@ def find_images(paths: Sequence[str]) -> list[str]:
 
 
 def read_classes(text: str) -> list[str]:
-    """Class names from a comma-separated list, or from a file with one on each line."""
-    parts = Path(text).read_text(encoding="utf-8").splitlines() if os.path.isfile(text) else text.split(",")
-    return [part.strip() for part in parts if part.strip()]
+    """Class names from a comma-separated list, or from a file with one on each line.
+
+    Raises:
+        FileNotFoundError: what looks like a file (a single word with a suffix or a folder) is none.
+        ValueError: the file is no text, or there is no name in it.
+    """
+    if os.path.isfile(text):
+        try:
+            parts = Path(text).read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--classes {text}: the file is no text") from error
+    elif FILE_NAME.fullmatch(text):
+        raise FileNotFoundError(f"--classes {text}: there is no such file; a class of that name needs a file with it")
+    else:
+        parts = text.split(",")
+    names = [part.strip() for part in parts if part.strip()]
+    if not names:
+        raise ValueError(f"--classes {text}: there is no name of a class")
+    return names
 
 
 def render(images: Sequence[str], classnames: Sequence[str], probabilities, form: str, top: int) -> str:
@@ -262,14 +281,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)
     try:
-        with _quiet():
-            images = find_images(args.images)
-            classnames = read_classes(args.classes) if args.classes else None
-            predictor = Predictor(args.run, classnames, args.epoch, args.opts)
-            probabilities = predictor(images)
-            if args.features:
-                write_features(predictor, images, probabilities, args.features)
-    except (ValueError, FileNotFoundError) as error:
+        if args.top < 1:
+            raise ValueError(f"--top {args.top}: at least one class is shown")
+        images = find_images(args.images)
+        classnames = read_classes(args.classes) if args.classes else None
+        predictor = Predictor(args.run, classnames, args.epoch, args.opts)
+        probabilities = predictor(images)
+        if args.features:
+            write_features(predictor, images, probabilities, args.features)
+    except (ValueError, OSError) as error:
         sys.stderr.write(f"predict.py: {error}\n")
         return 2
     sys.stdout.write(render(images, predictor.classnames, probabilities, args.format, args.top))
@@ -297,6 +317,9 @@ def write_features(predictor: Predictor, images: Sequence[str], probabilities, p
     `images` (N,) and `classnames` (C,) are strings; `image_features` (N, E), `text_features` (C, E) and `probabilities`
     (N, C) are float32. Features are not normalised, and such as the method compares with each other: APEX's are mixed
     with the frozen ones. CoCoOp's text features differ from image to image: there the archive has none.
+
+    Raises:
+        OSError: the file cannot be written.
     """
     import numpy
 
@@ -309,8 +332,11 @@ def write_features(predictor: Predictor, images: Sequence[str], probabilities, p
         "image_features": predictor.features(images),
         "text_features": predictor.text_features(),
     }
-    with atomic_write(path, "wb") as file:
-        numpy.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    try:
+        with atomic_write(path, "wb") as file:
+            numpy.savez(file, **{name: array for name, array in arrays.items() if array is not None})
+    except OSError as error:
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -182,13 +182,31 @@ def test_command_line(run, tmp_path, capsys):
         (["{run}", "{image}", "--opts", "MODEL.BACKBON.PATH", "x"], "MODEL.BACKBONE"),
         (["{run}", "{folder}"], "holds no image"),
         (["{run}", "{image}", "--epoch", "7"], "model.pth.tar-7"),
+        (["{run}", "{image}", "--classes", "clases.txt"], "--classes clases.txt: there is no such file"),
+        (["{run}", "{image}", "--classes", "lists/classes"], "there is no such file"),
+        (["{run}", "{image}", "--classes", "{image}"], "the file is no text"),
+        (["{run}", "{image}", "--classes", ","], "no name of a class"),
+        (["{run}", "{image}", "--top", "0"], "--top 0"),
+        (["{run}", "{image}", "--features", "{image}/f.npz"], "cannot be written: "),
+        (["{image}", "{image}"], "is no checkpoint"),
+        (["{text}", "{image}"], "text.md"),
     ],
 )
 def test_mistakes(run, tmp_path, capsys, words, named):
     folder, _, tests = run
-    places = {"run": folder, "image": tests[0][0], "folder": tmp_path}
+    places = {"run": folder, "image": tests[0][0], "folder": tmp_path / "empty", "text": tmp_path / "text.md"}
+    places["folder"].mkdir()
+    places["text"].write_text("# no checkpoint\n")
     assert predict.main([word.format(**places) for word in words]) == 2
-    assert named in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert named in said
+    assert said.count("\n") == 1
+    assert "weights_only" not in said
+
+
+def test_class_names_may_hold_dots_and_slashes():
+    assert predict.read_classes("St. Bernard,and/or") == ["St. Bernard", "and/or"]
+    assert predict.read_classes("St. Bernard") == ["St. Bernard"]
 
 
 def test_an_unreadable_image_is_named(run, tmp_path, capsys):
@@ -224,5 +242,8 @@ def test_the_lines_in_the_readme(run, tmp_path, monkeypatch, capsys):
     shutil.copy(run[2][0][0], tmp_path / "photo.jpg")
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(ROOT))
+    capsys.readouterr()
     exec(compile(code, "README.md", "exec"), {})  # the lines as they stand there
-    assert run[1]["per_class"][0]["classname"] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert run[1]["per_class"][0]["classname"] in said
+    assert said.count("\n") == 1
