@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         figures = draw(records)
         path = write(args.to, args.title, tables, figures, records)
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"results: {error}\n")
+        unwritable = getattr(error, "strerror", None)
+        sys.stderr.write(f"results: {f'{error.filename}: {unwritable}' if unwritable else error}\n")
         return 2
     sys.stdout.write(f"{path}\n")
     return 0

@@ -5,7 +5,8 @@ Each function takes records and returns a figure, or None where the records hold
 
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from results.layout import ZERO_SHOT
@@ -13,7 +14,7 @@ from results.published import facts
 from results.records import Record
 from results.statistics import harmonic_mean
 from results.tables import Method, in_order, mean_of, method_names, method_of, methods_in_order, pairs_of
-from results.transfer import few_shot_runs
+from results.transfer import few_shot_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -74,12 +75,11 @@ def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
         return None
     figure, axes = _axes("relative transfer difficulty", "gain in HM over zero-shot (points)")
     methods = methods_in_order({method for _, method in learned})
-    for (method, name), marker in zip(method_names(methods).items(), _markers(), strict=False):
-        points = [(hard[d][0], harmonic_mean(*means[d, m]) - zero[d]) for d, m in learned if m == method]
-        axes.scatter(*zip(*points, strict=True), s=18, marker=marker, label=name)
-    for dataset in {dataset for dataset, _ in learned}:
-        best = max(harmonic_mean(*means[d, m]) - zero[d] for d, m in learned if d == dataset)
-        axes.annotate(dataset, (hard[dataset][0], best), fontsize=6, xytext=(3, 3), textcoords="offset points")
+    gain = {(d, m): (hard[d][0], harmonic_mean(*means[d, m]) - zero[d]) for d, m in learned}
+    for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
+        points = [point for (_, own), point in gain.items() if own == method]
+        axes.scatter(*zip(*points, strict=True), s=18, label=name, **style)
+    _name_sets(axes, gain, lambda point: point[1])
     _log_ticks(axes, [hard[dataset][0] for dataset, _ in learned])
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
     axes.margins(x=0.12)
@@ -109,16 +109,38 @@ def _is_zero_shot(method: Method) -> bool:
     return method[0].startswith(ZERO_SHOT)
 
 
-def _markers() -> Iterable[str]:
-    """Markers, again and again."""
-    while True:
-        yield from MARKERS
+def _styles(records: Iterable[Record], methods: Iterable[Method]) -> list[dict[str, str]]:
+    """Colour and marker of each method of a figure.
+
+    A trainer has the same ones in all figures of these records; only where a figure shows several of its
+    configurations, the second and further ones have other markers.
+    """
+    trainers = in_order(record.place.trainer for record in records)
+    styles, count = [], Counter()
+    for trainer, _, _ in methods:
+        rank = trainers.index(trainer)
+        styles.append({"color": f"C{rank % 10}", "marker": MARKERS[(rank + count[trainer]) % len(MARKERS)]})
+        count[trainer] += 1
+    return styles
+
+
+def _name_sets(
+    axes: "Axes",
+    points: Mapping[tuple[str, Method], tuple[float, float]],
+    merit: Callable[[tuple[float, float]], float],
+) -> None:
+    """Write the name of each data set beside its best point."""
+    for dataset in {dataset for dataset, _ in points}:
+        best = max((point for (own, _), point in points.items() if own == dataset), key=merit)
+        axes.annotate(dataset, best, fontsize=6, xytext=(3, 3), textcoords="offset points")
 
 
 def transfer_weights(records: Sequence[Record]) -> "Figure | None":
     """APEX's alpha of each new class, with the distances that it comes from; first seed of each data set."""
     found = {
-        r.place.dataset: r.metrics["apex"] for r in reversed(records) if r.place.role == "new" and "apex" in r.metrics
+        record.place.dataset: record.metrics["apex"]
+        for record in reversed(records)
+        if record.place.role == "new" and "apex" in record.metrics and not record.problem
     }
     if not found:
         return None
@@ -143,24 +165,23 @@ def transfer_weights(records: Sequence[Record]) -> "Figure | None":
 
 def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
     """Accuracy on all classes against shots, the mean over the sets that have all of a method's numbers of shots."""
-    cells: dict[str, dict[str, dict[int, list[float]]]] = {}  # trainer -> data set -> shots
-    for record in few_shot_runs(records):
-        if not record.problem:
-            place = record.place
-            by_shots = cells.setdefault(place.trainer, {}).setdefault(place.dataset, {})
-            by_shots.setdefault(place.shots, []).append(record.accuracy)
-    lines = {}
-    for trainer in in_order(cells):
-        shots = sorted({n for by_shots in cells[trainer].values() for n in by_shots})
-        complete = [by_shots for by_shots in cells[trainer].values() if len(by_shots) == len(shots)]
+    lines, methods = {}, []
+    for name, own in few_shot_rows(records).items():
+        by_set: dict[str, dict[int, list[float]]] = {}
+        for record in own:
+            if not record.problem:
+                by_set.setdefault(record.place.dataset, {}).setdefault(record.place.shots, []).append(record.accuracy)
+        shots = sorted({n for by_shots in by_set.values() for n in by_shots})
+        complete = [by_shots for by_shots in by_set.values() if len(by_shots) == len(shots)]
         if len(shots) > 1 and complete:
-            name = f"{trainer} ({len(complete)} set{'' if len(complete) == 1 else 's'})"
-            lines[name] = shots, [mean_of(mean_of(by_shots[n]) for by_shots in complete) for n in shots]
+            label = f"{name} ({len(complete)} set{'' if len(complete) == 1 else 's'})"
+            lines[label] = shots, [mean_of(mean_of(by_shots[n]) for by_shots in complete) for n in shots]
+            methods.append(method_of(own[0]))
     if not lines:
         return None
     figure, axes = _axes("training images per class", "accuracy (%)")
-    for (name, line), marker in zip(lines.items(), _markers(), strict=False):
-        axes.plot(*line, marker=marker, ms=4, linewidth=1, label=name)
+    for (label, line), style in zip(lines.items(), _styles(records, methods), strict=True):
+        axes.plot(*line, ms=4, linewidth=1, label=label, **style)
     axes.set_xscale("log", base=2)
     ticks = sorted({n for shots, _ in lines.values() for n in shots})
     axes.set_xticks(ticks, map(str, ticks))
@@ -170,15 +191,16 @@ def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
 
 
 def base_against_new(records: Sequence[Record]) -> "Figure | None":
-    """New against base accuracy, a point per data set and method, over curves of equal harmonic mean."""
+    """New against base accuracy, a point per data set (named at its best one) and method, over curves of equal HM."""
     means = _base_new(records)
     if not means:
         return None
     figure, axes = _axes("base accuracy (%)", "new accuracy (%)")
     methods = methods_in_order({method for _, method in means})
-    for (method, name), marker in zip(method_names(methods).items(), _markers(), strict=False):
+    for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
         points = [pair for (_, own), pair in means.items() if own == method]
-        axes.scatter(*zip(*points, strict=True), s=14, marker=marker, label=name, alpha=0.8)
+        axes.scatter(*zip(*points, strict=True), s=14, label=name, alpha=0.8, **style)
+    _name_sets(axes, means, lambda point: harmonic_mean(*point))
     low = max(math.floor(min(min(pair) for pair in means.values()) / 10) * 10 - 5, 1)
     for level in range(10, 100, 10):
         base = [level / 2 + 0.5 * step for step in range(1, 200) if low <= level / 2 + 0.5 * step <= 100]

@@ -11,6 +11,9 @@ from results.layout import Place
 from results.records import read_records
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+from matplotlib.colors import to_hex
+from matplotlib.markers import MarkerStyle
+
 from results.plots import FIGURES, difficulty, draw
 
 
@@ -45,6 +48,46 @@ def test_methods_with_other_numbers_of_shots_share_a_figure(tmp_path):
 
 def test_nothing_is_drawn_of_nothing():
     assert draw([]) == {}
+
+
+def _looks(figure):
+    """Colour and marker of each entry of a figure's legend, by its first word."""
+    (axes,) = figure.axes
+    looks = {}
+    for collection in axes.collections:
+        if not collection.get_label().startswith("_"):
+            face = to_hex(collection.get_facecolor()[0])
+            looks[collection.get_label().split(" (")[0]] = face, collection.get_paths()[0].vertices.tobytes()
+    for line in axes.lines:
+        if not line.get_label().startswith("_"):
+            marker = MarkerStyle(line.get_marker())
+            shape = marker.get_path().transformed(marker.get_transform()).vertices.tobytes()
+            looks[line.get_label().split(" (")[0]] = to_hex(line.get_color()), shape
+    return looks
+
+
+def test_a_method_looks_the_same_in_all_figures(tree):
+    for seed in (1, 2):
+        for role in ("base", "new"):
+            write_run(tree, Place(role, "dtd", "CoOp", "usual", 16, seed), 55.0)
+        for shots in (1, 4):
+            write_run(tree, Place("all", "dtd", "APEX", APEX, shots, seed), 50.0 + shots)
+    figures = draw(read_records(tree))
+    looks = [_looks(figures[name]) for name in ("gain_over_difficulty", "accuracy_over_shots", "base_against_new")]
+    for name in ("APEX", "CoOp"):
+        assert len({look[name] for look in looks}) == 1
+    assert looks[0]["APEX"] != looks[0]["CoOp"]
+    texts = {text.get_text() for text in figures["base_against_new"].axes[0].texts}
+    assert {"dtd", "eurosat"} <= texts
+
+
+def test_configurations_of_one_number_of_shots_are_lines_of_their_own(tree):
+    for shots in (1, 2, 4):
+        write_run(tree, Place("all", "dtd", "CoOp", "other", shots, 1), 20.0 + shots)
+    (axes,) = draw(read_records(tree))["accuracy_over_shots"].axes
+    lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert lines == {"CoOp (other) (1 set)": [21.0, 22.0, 24.0], "CoOp (vit_b16) (1 set)": [41.0, 42.0, 44.0]}
+    assert len({line.get_marker() for line in axes.lines}) == 2
 
 
 def test_difficulty_is_measured_before_it_is_looked_up(tree):
@@ -94,3 +137,22 @@ def test_mistakes(tree, tmp_path, capsys):
     assert main([str(tmp_path / "nowhere")]) == 2
     assert main([str(tree), "--paired", "APEX", "Nobody", "--to", str(tmp_path / "r")]) == 2
     assert "Nobody" in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty"), "--to", str(tmp_path / "r")]) == 2
+    assert "no runs of base2new" in capsys.readouterr().err
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "file").write_text("")
+    assert main([str(tree), "--to", str(tmp_path / "file" / "report")]) == 2
+    assert str(tmp_path / "file") in capsys.readouterr().err
+
+
+def test_missing_seeds_are_named(tree, tmp_path):
+    assert main([str(tree), "--seeds", "1-5", "--to", str(tmp_path / "r")]) == 0
+    assert "dtd, APEX: no result of seeds 4-5" in (tmp_path / "r" / "report.html").read_text()
+
+
+def test_a_table_for_each_source(tree, tmp_path):
+    for source in ("dtd", "eurosat"):
+        write_run(tree, Place("transfer", "food101", "APEX", "c", 16, 1, source=source), 50.0)
+    assert main([str(tree), "--table", "xd", "--to", str(tmp_path / "r")]) == 0
+    assert {"xd_from_dtd.md", "xd_from_eurosat.md"} < {path.name for path in (tmp_path / "r").iterdir()}
