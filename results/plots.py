@@ -191,7 +191,7 @@ def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
 
 
 def base_against_new(records: Sequence[Record]) -> "Figure | None":
-    """New against base accuracy, a point per data set (named at its best one) and method, over curves of equal HM."""
+    """New against base accuracy, a point per method, those of a data set joined and named, over curves of equal HM."""
     means = _base_new(records)
     if not means:
         return None
@@ -201,6 +201,9 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
         points = [pair for (_, own), pair in means.items() if own == method]
         axes.scatter(*zip(*points, strict=True), s=14, label=name, alpha=0.8, **style)
     _name_sets(axes, means, lambda point: harmonic_mean(*point))
+    for dataset in {dataset for dataset, _ in means}:
+        of_set = sorted(point for (own, _), point in means.items() if own == dataset)
+        axes.plot(*zip(*of_set, strict=True), color="0.6", linewidth=0.5, zorder=1)
     low = max(math.floor(min(min(pair) for pair in means.values()) / 10) * 10 - 5, 1)
     for level in range(10, 100, 10):
         base = [level / 2 + 0.5 * step for step in range(1, 200) if low <= level / 2 + 0.5 * step <= 100]
