@@ -11,7 +11,8 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain import PlainAPEX, plain_backbone
-from clip.backbone import Backbone, openai_backbone
+from clip.backbone import Backbone
+from clip.loading import openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision
 from trainers.apex import APEXMethod

@@ -39,7 +39,7 @@ Token = Callable[[Tensor], Tensor]  # (N, T, ...) -> (N, 1, ...), what is read o
 
 
 def load(name: str, path: str = "") -> Backbone:
-    """A backbone by its open_clip name; see `clip.backbone.load_backbone`.
+    """A backbone by its open_clip name; see `clip.loading.load_backbone`.
 
     Raises:
         ValueError: unknown name (with the nearest known one), a model whose text tower takes no context, or a file that

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clip.backbone import load_backbone
+from clip.loading import load_backbone
 from dassl.utils import load_checkpoint
 from dassl.utils.torchtools import last_checkpoint
 from interpret_prompts.nearest import nearest_words, text_vectors, vocabulary

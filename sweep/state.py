@@ -109,7 +109,7 @@ def _weights_digest(name: str, path: str) -> str:
 
     These are verified when they are loaded, and reading them here would delay every sweep by seconds.
     """
-    from clip.backbone import load_backbone
+    from clip.loading import load_backbone
 
     return load_backbone(name, path).digest if os.path.isfile(path or name) else ""
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import trainers  # noqa: F401  (registers the methods)
-from clip.backbone import Backbone, openai_backbone
+from clip.backbone import Backbone
+from clip.loading import openai_backbone
 from clip.precision import Precision
 from dassl.config import declare_trainer_keys, get_cfg_default
 from dassl.engine import TRAINER_REGISTRY

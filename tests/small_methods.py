@@ -4,7 +4,8 @@ import torch
 from clip_models import VIT, random_state
 from torch import Tensor
 
-from clip.backbone import Backbone, openai_backbone
+from clip.backbone import Backbone
+from clip.loading import openai_backbone
 from trainers.method import Method
 
 BASE, NEW = ["golden_retriever", "tabby cat", "sushi"], ["bull mastiff", "apple pie"]

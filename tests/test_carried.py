@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import train
-from clip.backbone import load_backbone
+from clip.loading import load_backbone
 from dassl.utils import stream_seed
 from trainers.apex import APEXMethod
 from trainers.base import frozen_backbone

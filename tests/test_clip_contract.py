@@ -16,7 +16,8 @@ from open_clip.model import build_model_from_openai_state_dict
 from torch import Tensor, nn
 
 from clip import openclip, towers
-from clip.backbone import Backbone, load_backbone
+from clip.backbone import Backbone
+from clip.loading import load_backbone
 from clip.precision import HOST, Precision
 
 n = 2

@@ -11,8 +11,9 @@ from clip_models import RESNET, VIT, WRITERS, random_state
 
 import predict
 import train
-from clip.backbone import load_backbone, weights_digest
+from clip.backbone import weights_digest
 from clip.clip import available_models
+from clip.loading import load_backbone
 from clip.model import ARCHITECTURES, CLIP
 from clip.precision import HOST
 from clip.weights import CARRIED_MODELS

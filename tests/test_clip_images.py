@@ -13,7 +13,7 @@ from PIL import Image
 import predict
 import train
 from clip import clip, openclip
-from clip.backbone import load_backbone, openai_backbone
+from clip.loading import load_backbone, openai_backbone
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
 from trainers.base import fill_input, frozen_backbone

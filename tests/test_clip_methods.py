@@ -12,8 +12,9 @@ import train
 import trainers  # noqa: F401  (registers the methods)
 from benchmarks import backbone_memory
 from clip import openclip
-from clip.backbone import Backbone, openai_backbone
+from clip.backbone import Backbone
 from clip.clip import tokenize
+from clip.loading import openai_backbone
 from trainers.coop import CoOpMethod
 from trainers.prompts import image_prompts
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from clip import hub, openclip
-from clip.backbone import load_backbone
 from clip.clip import ContextLengthError, tokenize
 from clip.hub import resolve
+from clip.loading import load_backbone
 from clip.weights import DownloadError
 
 

@@ -13,8 +13,9 @@ from parity import make_trainer, trainer_config
 
 import trainers  # noqa: F401  (registers the methods)
 from clip import openclip, precision
-from clip.backbone import Backbone, openai_backbone
+from clip.backbone import Backbone
 from clip.clip import tokenize
+from clip.loading import openai_backbone
 from clip.precision import HOST, Precision
 
 CLASSES = ["tabby cat", "sushi", "golden_retriever"]

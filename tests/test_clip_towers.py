@@ -5,7 +5,8 @@ import torch
 from clip_models import RESNET, SENTENCES, VIT, random_state
 
 from clip import towers
-from clip.backbone import end_of_text, openai_backbone
+from clip.backbone import end_of_text
+from clip.loading import openai_backbone
 
 N, D = 2, 64
 

@@ -16,8 +16,8 @@ from clip_models import SENTENCES, VIT, WRITERS, random_state, write_torchscript
 from PIL import Image
 
 import clip
-from clip.backbone import load_backbone
 from clip.clip import _MODELS, _download, build_model, locate
+from clip.loading import load_backbone
 from clip.weights import CARRIED_MODELS, OPENAI_MODELS, download, read_state_dict
 
 

@@ -17,7 +17,7 @@ import clip.backbones
 import datasets
 import train
 import trainers
-from clip.backbone import load_backbone
+from clip.loading import load_backbone
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 

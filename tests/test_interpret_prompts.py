@@ -4,8 +4,8 @@ import pytest
 import torch
 from clip_models import VIT, random_state, write_plain
 
-from clip.backbone import load_backbone, openai_backbone
 from clip.clip import tokenizer
+from clip.loading import load_backbone, openai_backbone
 from interpret_prompts.__main__ import main
 from interpret_prompts.nearest import nearest_words, text_vectors, vocabulary
 from trainers.apex import APEXMethod

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from clip.backbone import load_backbone
+from clip.loading import load_backbone
 from dassl.config import get_cfg_default
 from dassl.engine.record import plain
 from sweep import cli

@@ -159,7 +159,7 @@ def test_another_recipe_is_not_complete(tmp_path, monkeypatch):
 
 
 def test_other_weights_in_the_file_are_noticed(tmp_path, small_weights):
-    from clip.backbone import load_backbone
+    from clip.loading import load_backbone
 
     weights = tmp_path / "weights.pt"
     shutil.copy(small_weights, weights)

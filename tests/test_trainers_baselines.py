@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from clip_models import RESNET, random_state
 from small_methods import BASE, NEW, evaluate, small_vit, train_steps
 
-from clip.backbone import openai_backbone
+from clip.loading import openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision, convert_weights
 from trainers.clip_adapter import CLIPAdapterMethod

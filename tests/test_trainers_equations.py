@@ -5,7 +5,7 @@ import pytest
 import torch
 from small_methods import BASE, batch, draw, small_vit, train_steps
 
-from clip.backbone import openai_backbone
+from clip.loading import openai_backbone
 from trainers.clip_adapter import CLIPAdapterMethod
 from trainers.clip_lora import CLIPLoRAMethod
 from trainers.kgcoop import KgCoOpMethod

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from clip_models import RESNET, VIT, random_state
 from parity import make_trainer, trainer_config
 
-from clip.backbone import openai_backbone
+from clip.loading import openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision, convert_weights
 from trainers import cocoop

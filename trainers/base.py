@@ -15,7 +15,8 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from clip.backbone import Backbone, load_backbone
+from clip.backbone import Backbone
+from clip.loading import load_backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX

@@ -15,27 +15,46 @@ import warnings
 from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from clip.backbone import Backbone
 from clip.memory import SHARE, counted_activations, readable, whole_batches
+from clip.precision import Precision
 from dassl.utils import RUNS_IN_PROCESS
-
-if TYPE_CHECKING:
-    from trainers.base import MethodTrainer
+from trainers.method import Method
 
 logger = logging.getLogger(__name__)
 
-Request = tuple["MethodTrainer", Tensor, Tensor]
+
+class Stackable(Protocol):
+    """What stacking needs of a trainer, which is a `trainers.base.MethodTrainer`."""
+
+    stackable: bool
+    model: Method
+    backbone: Backbone
+    precision: Precision
+
+    def backward(self, loss: Tensor) -> None:
+        """Give the gradients of a finite loss to what is learned."""
+
+    def combined_gradient(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The gradient of one parameter from those of the parts of the loss."""
+
+    def detect_anomaly(self, loss: Tensor) -> None:
+        """Raise a FloatingPointError unless the loss is finite."""
+
+
+Request = tuple[Stackable, Tensor, Tensor]
 Answer = tuple[Tensor, dict[str, Tensor]]
 _SCHEDULER: ContextVar[greenlet | None] = ContextVar("scheduler", default=None)
 
 
-def loss_and_gradients(trainer: "MethodTrainer", images: Tensor, labels: Tensor) -> Answer:
+def loss_and_gradients(trainer: Stackable, images: Tensor, labels: Tensor) -> Answer:
     """The loss of one run's batch and what the log shows of the step; adds to the gradients of what the run learns.
 
     Where the run is one of several, all runs' losses and gradients are computed together; this run gets its own.
@@ -68,7 +87,7 @@ def joint_losses(requests: Sequence[Request], same: "Same | None" = None) -> lis
     return answers
 
 
-def give_gradients(trainers: Sequence["MethodTrainer"], losses: Sequence[Tensor]) -> None:
+def give_gradients(trainers: Sequence[Stackable], losses: Sequence[Tensor]) -> None:
     """Add to the gradients of what runs learn those of their losses, each scaled as its run's precision asks for.
 
     Args:

@@ -5,8 +5,9 @@ Shape legend: N images, T tokens, n prompt tokens, D tower width, E embedding wi
 
 from torch import Tensor
 
-from clip.backbone import Backbone, load_backbone
+from clip.backbone import Backbone
 from clip.clip import tokenize
+from clip.loading import load_backbone
 from clip.towers import ImageTower
 
 

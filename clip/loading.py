@@ -1,0 +1,53 @@
+"""Backbones by name: OpenAI's models, those of open_clip, and the files of `clip/backbones/`."""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+
+from torch import Tensor
+
+from clip import clip
+from clip.backbone import Backbone, weights_digest
+from clip.model import CLIP, from_state_dict
+
+
+def openai_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Backbone:
+    """A backbone from the weights of an OpenAI-format CLIP."""
+    return _of_openai(name, from_state_dict(state_dict))
+
+
+def _of_openai(name: str, model: CLIP) -> Backbone:
+    return Backbone(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
+
+
+def load_backbone(name: str, path: str = "") -> Backbone:
+    """The frozen backbone of a configuration. Its kind follows from the name alone.
+
+    Args:
+        name: one of `clip.available_models()`, the path of an OpenAI-format weights file, or a name of open_clip:
+            `model:weights` (`ViT-B-16:laion2b_s34b_b88k`), `model` alone where it has one set of weights or `path`
+            gives them (`EVA02-B-16`, `coca_ViT-B-32`), `hf-hub:owner/repository`, `local-dir:folder`; or the name of a
+            file in `clip/backbones/`.
+        path: the weights file, or a folder that holds (or receives) the named model's file; empty for the default.
+
+    Raises:
+        ValueError: unknown name (with the nearest known one), or a file that holds another model than is named.
+        FileNotFoundError: `path` does not exist.
+        DownloadError: a download failed; says what to put where.
+    """
+    backbone = _load(name, path)
+    backbone.digest = weights_digest(backbone.model)
+    return backbone
+
+
+def _load(name: str, path: str) -> Backbone:
+    if name in clip.available_models() or Path(name).is_file():
+        if path and not Path(path).is_dir():
+            return _of_openai(name, clip.read_model(path, name=name))
+        return _of_openai(name, clip.read_model(clip.locate(name, path or None)))
+    if name.isidentifier() and find_spec(f"clip.backbones.{name}"):
+        return import_module(f"clip.backbones.{name}").load(path)
+    from clip import openclip  # open_clip takes seconds to import: only who asks for it pays
+
+    return openclip.load(name, path)
