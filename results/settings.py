@@ -1,6 +1,6 @@
 """What a run was made with, and where runs that would be averaged were made with different things."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -59,16 +59,33 @@ def only_comparable(records: "Sequence[Record]") -> "list[Record]":
     problems = {}
     for group in groups.values():
         if len(group) > 1 and (found := disagreements(group)):
-            sentence = f"not averaged, for the runs differ in {_seeds_by_value(found)}"
+            sentence = f"not averaged, for the runs differ in {_by_value(found, _seeds)}"
             problems |= {record.path: sentence for record in group}
     return [replace(record, problem=problems.get(record.path, record.problem)) for record in records]
 
 
-def _seeds_by_value(found: "Mapping[str, Mapping[str, Sequence[Record]]]") -> str:
-    """Disagreements as `OPTIM.LR: 0.002 (seeds 1-3), 0.05 (seed 4); ...`."""
+def unlike_sets_note(records: "Iterable[Record]", name: str) -> list[str]:
+    """A sentence where an average over data sets is of runs with different settings; else nothing."""
+    found = disagreements(record for record in records if not record.problem)
+    found = {key: by_value for key, by_value in found.items() if not key.startswith("DATASET.") and key != "epoch"}
+    return [f"average, {name}: the data sets differ in {_by_value(found, _datasets)}"] if found else []
+
+
+def _by_value(
+    found: "Mapping[str, Mapping[str, Sequence[Record]]]", describe: "Callable[[Sequence[Record]], str]"
+) -> str:
+    """Disagreements as `OPTIM.LR: 0.002 (seeds 1-3), 0.05 (seed 4); ...`; what is in brackets is described."""
     parts = []
     for key, by_value in list(found.items())[:SHOWN]:
-        seeds = {value: seeds_name(record.place.seed for record in own) for value, own in by_value.items()}
-        parts.append(f"{key}: {', '.join(f'{value or repr(value)} ({own})' for value, own in seeds.items())}")
+        whose = {value: describe(own) for value, own in by_value.items()}
+        parts.append(f"{key}: {', '.join(f'{value or repr(value)} ({own})' for value, own in whose.items())}")
     more = len(found) - SHOWN
     return "; ".join(parts) + (f"; and in {more} more" if more > 0 else "")
+
+
+def _seeds(records: "Sequence[Record]") -> str:
+    return seeds_name(record.place.seed for record in records)
+
+
+def _datasets(records: "Sequence[Record]") -> str:
+    return ", ".join(sorted({record.place.dataset for record in records}))

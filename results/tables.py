@@ -11,7 +11,7 @@ from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT
 from results.published import departures, published
 from results.records import Record
 from results.seeds import numbers, seeds_name
-from results.settings import SHOWN
+from results.settings import SHOWN, unlike_sets_note
 from results.statistics import Summary, harmonic_mean, summarise
 
 
@@ -143,7 +143,10 @@ def base2new(
         entry = None if any((dataset, method) in strange for dataset in datasets) else beside.get(method)
         table.rows += _averages([pairs.get((dataset, method)) for dataset in datasets], datasets, names[method], entry)
         everywhere = [set(pairs[dataset, method].seeds) for dataset in datasets if (dataset, method) in pairs]
-        table.notes += common_seeds_note(everywhere, names[method]) if len(everywhere) == len(datasets) else []
+        if len(everywhere) == len(datasets):
+            table.notes += common_seeds_note(everywhere, names[method])
+            own = (record for record in records if method_of(record) == method)
+            table.notes += unlike_sets_note(own, names[method])
     add_missing(table, records, {key: pair.seeds for key, pair in pairs.items()}, names, seeds)
     _add_published_columns(table, beside)
     table.notes += departure_notes(strange, names)

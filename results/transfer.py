@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from results.layout import IMAGENET_VARIANTS
 from results.records import Record
+from results.settings import unlike_sets_note
 from results.statistics import Summary, summarise
 from results.tables import (
     SPREAD,
@@ -113,6 +114,7 @@ def transfer(
         values = [summarise([part[seed] for seed in sorted(part)]) if part else None for part in own]
         table.rows.append([names[method], _counted(own), *values, _average(own[1:])])
         table.notes += common_seeds_note(own[1:], names[method])
+        table.notes += unlike_sets_note((r for r in [*trained, *tested] if method_of(r) == method), names[method])
         if not any(key[1] == method for key in strange):
             _add_published(table, beside.get(method))
     add_missing(table, [*trained, *tested], {_place(k): v for k, v in cells.items()}, names, seeds)
@@ -202,6 +204,9 @@ def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequen
                 table.rows.append([AVERAGE, name, *averages])
             for n in shots:
                 table.notes += common_seeds_note(parts[n], f"{name}, {shots_name(n)}")
+                table.notes += unlike_sets_note(
+                    (r for r in rows[name] if r.place.shots == n), f"{name}, {shots_name(n)}"
+                )
     names = method_names(method_of(record) for record in records)
     methods = _by_column(records, lambda record: record.place.dataset)
     add_missing(table, records, {_place(k): v for k, v in methods.items()}, names, seeds)

@@ -14,6 +14,7 @@ from results.published import departures
 from results.records import read_records
 from results.report import page
 from results.tables import base2new
+from results.transfer import few_shot, transfer
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,6 +60,21 @@ def test_two_runs_of_one_seed_with_other_settings_are_not_averaged(tmp_path):
     _pair(tmp_path / "second", 1, _config(lr=0.05))
     assert base2new(read_records(tmp_path)).rows[0][2] == 0
     assert base2new(read_records(tmp_path / "second")).rows[0][2] == 1
+
+
+def test_an_average_over_sets_with_other_settings_says_so(tmp_path):
+    _pair(tmp_path, 1, {**_config(), "DATASET": {"NAME": "A"}})
+    _pair(tmp_path, 1, {**_config(epochs=4), "DATASET": {"NAME": "B"}}, "eurosat")
+    said = "the data sets differ in OPTIM.MAX_EPOCH: 50 (dtd), 4 (eurosat)"
+    table = base2new(read_records(tmp_path))
+    assert f"average, CoOp: {said}" in table.notes
+    assert not any("DATASET.NAME" in note for note in table.notes)
+    for dataset, epochs in (("dtd", 50), ("eurosat", 4)):
+        write_run(tmp_path, Place("all", dataset, "CoOp", "c", 1, 1), 50.0, config=_config(epochs=epochs))
+        place = Place("transfer", dataset, "CoOp", "c", 16, 1)
+        write_run(tmp_path, place, 50.0, config=_config(epochs=epochs))
+    assert f"average, CoOp, 1 shot: {said}" in few_shot(read_records(tmp_path)).notes
+    assert f"average, CoOp: {said}" in transfer(read_records(tmp_path)).notes
 
 
 def test_the_report_says_in_what_runs_of_a_method_differ(tmp_path):
