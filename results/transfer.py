@@ -202,11 +202,9 @@ def few_shot(records: Iterable[Record], seeds: Sequence[int] = (), order: Sequen
             averages = [_average(parts[n]) for n in shots]
             if any(averages):
                 table.rows.append([AVERAGE, name, *averages])
-            for n in shots:
-                table.notes += common_seeds_note(parts[n], f"{name}, {shots_name(n)}")
-                table.notes += unlike_sets_note(
-                    (r for r in rows[name] if r.place.shots == n), f"{name}, {shots_name(n)}"
-                )
+            for n in (n for n, average in zip(shots, averages, strict=True) if average):
+                title, own = f"{name}, {shots_name(n)}", [r for r in rows[name] if r.place.shots == n]
+                table.notes += [*common_seeds_note(parts[n], title), *unlike_sets_note(own, title)]
     names = method_names(method_of(record) for record in records)
     methods = _by_column(records, lambda record: record.place.dataset)
     add_missing(table, records, {_place(k): v for k, v in methods.items()}, names, seeds)
