@@ -7,6 +7,7 @@ import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from results.layout import ZERO_SHOT
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 SIZE = (3.4, 2.8)  # inches: a column of a two-column page
 STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
-MARKERS = "osD^vPX*<>"
+MARKERS = "osD^vPXh<>"
+POINT = 36  # size of a point that a number is written into
 
 
 def _axes(x: str, y: str) -> "tuple[Figure, Axes]":
@@ -78,11 +80,10 @@ def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
     gain = {(d, m): (hard[d][0], harmonic_mean(*means[d, m]) - zero[d]) for d, m in learned}
     for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
         points = [point for (_, own), point in gain.items() if own == method]
-        axes.scatter(*zip(*points, strict=True), s=18, label=name, **style)
-    _name_sets(axes, gain, lambda point: point[1])
+        axes.scatter(*zip(*points, strict=True), s=POINT, label=name, **style)
+    _number_sets(axes, gain)
     _log_ticks(axes, [hard[dataset][0] for dataset, _ in learned])
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    axes.margins(x=0.12)
     _legend(axes)
     return figure
 
@@ -124,15 +125,13 @@ def _styles(records: Iterable[Record], methods: Iterable[Method]) -> list[dict[s
     return styles
 
 
-def _name_sets(
-    axes: "Axes",
-    points: Mapping[tuple[str, Method], tuple[float, float]],
-    merit: Callable[[tuple[float, float]], float],
-) -> None:
-    """Write the name of each data set beside its best point."""
-    for dataset in {dataset for dataset, _ in points}:
-        best = max((point for (own, _), point in points.items() if own == dataset), key=merit)
-        axes.annotate(dataset, best, fontsize=6, xytext=(3, 3), textcoords="offset points")
+def _number_sets(axes: "Axes", points: Mapping[tuple[str, Method], tuple[float, float]]) -> None:
+    """Write the number of its data set into each point, and below the figure which number is which."""
+    numbers = {dataset: number for number, dataset in enumerate(in_order(dataset for dataset, _ in points), 1)}
+    for (dataset, _), point in points.items():
+        axes.annotate(str(numbers[dataset]), point, fontsize=4.5, color="white", ha="center", va="center_baseline")
+    key = "   ".join(f"{number}\N{NO-BREAK SPACE}{dataset}" for dataset, number in numbers.items())
+    axes.figure.supxlabel(fill(key, 75, break_on_hyphens=False), fontsize=6)
 
 
 def transfer_weights(records: Sequence[Record]) -> "Figure | None":
@@ -191,7 +190,7 @@ def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
 
 
 def base_against_new(records: Sequence[Record]) -> "Figure | None":
-    """New against base accuracy, a point per method, those of a data set joined and named, over curves of equal HM."""
+    """New against base accuracy, a point per method and data set, over curves of equal harmonic mean."""
     means = _base_new(records)
     if not means:
         return None
@@ -199,11 +198,8 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
     methods = methods_in_order({method for _, method in means})
     for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
         points = [pair for (_, own), pair in means.items() if own == method]
-        axes.scatter(*zip(*points, strict=True), s=14, label=name, alpha=0.8, **style)
-    _name_sets(axes, means, lambda point: harmonic_mean(*point))
-    for dataset in {dataset for dataset, _ in means}:
-        of_set = sorted(point for (own, _), point in means.items() if own == dataset)
-        axes.plot(*zip(*of_set, strict=True), color="0.6", linewidth=0.5, zorder=1)
+        axes.scatter(*zip(*points, strict=True), s=POINT, label=name, **style)
+    _number_sets(axes, means)
     low = max(math.floor(min(min(pair) for pair in means.values()) / 10) * 10 - 5, 1)
     for level in range(10, 100, 10):
         base = [level / 2 + 0.5 * step for step in range(1, 200) if low <= level / 2 + 0.5 * step <= 100]
@@ -212,11 +208,10 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
         if inside:
             axes.plot(*zip(*inside, strict=True), color="0.85", linewidth=0.7, zorder=0)
             white = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-            axes.annotate(
-                f"HM {level}", inside[-1], fontsize=6, color="0.4", ha="right", va="bottom", bbox=white, zorder=1
-            )
-    axes.set_xlim(low, 101)
-    axes.set_ylim(low, 101)
+            label = f"HM {level}" if level == 90 else str(level)
+            axes.annotate(label, inside[0], fontsize=6, color="0.4", ha="center", va="top", bbox=white, zorder=0)
+    axes.set_xlim(low, 103)
+    axes.set_ylim(low, 103)
     _legend(axes)
     return figure
 
