@@ -11,10 +11,11 @@ from results.cli import PROTOCOLS, Wanted, tables_of
 from results.formats import FORMATS
 from results.paired import paired
 from results.plots import draw, save
-from results.records import Record, read_records
+from results.records import Record
 from results.report import page
 from results.seeds import parse_seeds
 from results.tables import Table
+from results.tree import read_records
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

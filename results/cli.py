@@ -11,11 +11,12 @@ from pathlib import Path
 from results import logs
 from results.formats import FORMATS
 from results.paired import paired
-from results.records import Record, read_records
+from results.records import Record
 from results.seeds import numbers, parse_seeds
 from results.statistics import population_ci95
 from results.tables import Table, base2new
 from results.transfer import few_shot, transfers, zero_shot
+from results.tree import read_records
 
 DESCRIPTION = """Results of runs.
 

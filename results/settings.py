@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from results.records import Record
 from results.seeds import seeds_name
-
-if TYPE_CHECKING:
-    from results.records import Record
 
 OF_THE_RUN = ("SEED", "TEST.NO_TEST")  # what runs of one row need not share
 SHOWN = 4  # settings that a sentence names
@@ -35,7 +33,7 @@ def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def disagreements(records: "Iterable[Record]") -> "dict[str, dict[str, list[Record]]]":
+def disagreements(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
     """The settings in which runs disagree: key -> value as text -> the runs that have it.
 
     A key that some runs lack is no disagreement: it came or went with the version of the code.
@@ -47,7 +45,7 @@ def disagreements(records: "Iterable[Record]") -> "dict[str, dict[str, list[Reco
     return {key: by_value for key, by_value in found.items() if len(by_value) > 1}
 
 
-def only_comparable(records: "Sequence[Record]") -> "list[Record]":
+def only_comparable(records: Sequence[Record]) -> list[Record]:
     """The records, those with a `problem` that differ from other seeds of their method and data set in more than that.
 
     Which of them is meant nobody can know, so none of them is averaged.
@@ -64,16 +62,14 @@ def only_comparable(records: "Sequence[Record]") -> "list[Record]":
     return [replace(record, problem=problems.get(record.path, record.problem)) for record in records]
 
 
-def unlike_sets_note(records: "Iterable[Record]", name: str) -> list[str]:
+def unlike_sets_note(records: Iterable[Record], name: str) -> list[str]:
     """A sentence where an average over data sets is of runs with different settings; else nothing."""
     found = disagreements(record for record in records if not record.problem)
     found = {key: by_value for key, by_value in found.items() if not key.startswith("DATASET.") and key != "epoch"}
     return [f"average, {name}: the data sets differ in {_by_value(found, _datasets)}"] if found else []
 
 
-def _by_value(
-    found: "Mapping[str, Mapping[str, Sequence[Record]]]", describe: "Callable[[Sequence[Record]], str]"
-) -> str:
+def _by_value(found: Mapping[str, Mapping[str, Sequence[Record]]], describe: Callable[[Sequence[Record]], str]) -> str:
     """Disagreements as `OPTIM.LR: 0.002 (seeds 1-3), 0.05 (seed 4); ...`; what is in brackets is described."""
     parts = []
     for key, by_value in list(found.items())[:SHOWN]:
@@ -83,9 +79,9 @@ def _by_value(
     return "; ".join(parts) + (f"; and in {more} more" if more > 0 else "")
 
 
-def _seeds(records: "Sequence[Record]") -> str:
+def _seeds(records: Sequence[Record]) -> str:
     return seeds_name(record.place.seed for record in records)
 
 
-def _datasets(records: "Sequence[Record]") -> str:
+def _datasets(records: Sequence[Record]) -> str:
     return ", ".join(sorted({record.place.dataset for record in records}))

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from dassl.data.datasets import DATASET_REGISTRY
-from results.records import Record, read_records
+from results.records import Record
+from results.tree import read_records
 from sweep.plan import Run
 from sweep.state import requested
 

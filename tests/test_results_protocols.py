@@ -10,9 +10,9 @@ from results import cli
 from results.formats import cell
 from results.layout import Place
 from results.paired import paired
-from results.records import read_records
 from results.statistics import harmonic_mean, summarise
 from results.transfer import AVERAGE, few_shot, transfer, transfers, zero_shot
+from results.tree import read_records
 
 
 def _transfer_tree(root, seeds=(1, 2)):

@@ -8,7 +8,7 @@ from results_trees import APEX, base2new_tree, write_run
 
 from results.__main__ import main
 from results.layout import Place
-from results.records import read_records
+from results.tree import read_records
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
 from matplotlib.colors import to_hex

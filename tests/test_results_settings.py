@@ -11,10 +11,10 @@ from dassl.engine.record import plain
 from results import cli
 from results.layout import Place
 from results.published import departures
-from results.records import read_records
 from results.report import page
 from results.tables import base2new
 from results.transfer import few_shot, transfer
+from results.tree import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
 

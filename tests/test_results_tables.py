@@ -19,10 +19,11 @@ from results.formats import FORMATS, to_csv, to_json, to_latex, to_markdown, to_
 from results.layout import TEMPLATES, Place, recognise
 from results.paired import paired
 from results.published import facts, published
-from results.records import divergence, read_records
+from results.records import divergence
 from results.seeds import numbers
 from results.statistics import harmonic_mean, paired_test, population_ci95, summarise, t_quantile
 from results.tables import AVERAGE_OF_HMS, HM_OF_AVERAGES, base2new, method_names
+from results.tree import read_records
 
 
 def _rows(table):
