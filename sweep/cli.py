@@ -119,11 +119,15 @@ def complete_arguments(args: argparse.Namespace) -> None:
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    """Raise a ValueError for the first number that is too small."""
+    """Raise a ValueError for the first number that is too small or without use."""
     numbers = {"--shots": min(args.shots), "--threads": args.threads, "--per-gpu": args.per_gpu, "--jobs": args.jobs}
     for flag, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value}: must be at least 1")
+    if args.gpus and args.jobs and args.launcher == "local":
+        raise ValueError(
+            f"--jobs {args.jobs} counts runs on CPUs, --gpus {args.gpus} names GPUs (--per-gpu counts there)"
+        )
     if args.gpus and not re.fullmatch(r"\d+(,\d+)*", args.gpus):
         raise ValueError(f"--gpus {args.gpus}: write numbers, such as 0,1")
 

@@ -48,6 +48,7 @@ def test_the_source_is_tested_by_its_training():
         (["--per-gpu", "0"], "--per-gpu 0"),
         (["--shots", "4", "-3"], "--shots -3"),
         (["--gpus", "x"], "--gpus x: write numbers"),
+        (["--gpus", "0", "--jobs", "2"], "--jobs 2 counts runs on CPUs"),
         (["--source", "digits"], "--source digits: base2new tests on what it trains on"),
         (["--variant", "csc"], "--variant csc"),
         (["--datasets", "nowhere.yaml"], "--datasets nowhere.yaml: there is no such file"),
