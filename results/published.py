@@ -73,9 +73,9 @@ def departures(record: Record) -> list[str]:
 def _differences(shipped: Mapping[str, Any], own: Mapping[str, Any], learns: bool) -> list[str]:
     """Settings that both have, with different values; INPUT keys at their default are filled from the backbone."""
     from dassl.config import get_cfg_default
-    from dassl.engine.record import flat
+    from dassl.engine.record import flat, plain
 
-    filled = {f"INPUT.{key}": value for key, value in flat(_plain(get_cfg_default().INPUT)).items()}
+    filled = {f"INPUT.{key}": value for key, value in flat(plain(get_cfg_default().INPUT)).items()}
     ignored = () if learns else OF_LEARNING
     return [
         f"{key} {value} -> {own[key]}"
@@ -94,16 +94,11 @@ def _shipped(file: Path, dataset: str) -> dict[str, Any]:
     import datasets  # noqa: F401 - declares its keys
     import trainers  # noqa: F401 - declares its keys
     from dassl.config import declared_cfg, merge_file
-    from dassl.engine.record import flat
+    from dassl.engine.record import flat, plain
 
     cfg = declared_cfg()
     of_dataset = CONFIGS / "datasets" / f"{dataset}.yaml"
     for path in (of_dataset, file):
         if path.is_file():
             merge_file(cfg, str(path))
-    return flat(_plain(cfg))
-
-
-def _plain(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration as `metrics.json` holds it: tuples are lists there."""
-    return json.loads(json.dumps(cfg))
+    return flat(plain(cfg))

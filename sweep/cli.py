@@ -193,9 +193,8 @@ def make_slots(args: argparse.Namespace) -> list[Slot]:
 
 def plan(args: argparse.Namespace, setting: Setting) -> list[Run]:
     """All runs of the protocol, both parts of it, each once."""
-    make, stem = PROTOCOLS[args.protocol].plan, {path: name for name, path in setting.files.items()}
-    datasets = [stem.get(name, name) for name in args.datasets]
-    setting = replace(setting, source=stem.get(setting.source, setting.source))
+    make, datasets = PROTOCOLS[args.protocol].plan, [setting.name(dataset) for dataset in args.datasets]
+    setting = replace(setting, source=setting.name(setting.source))
     runs = [run for shots in args.shots for run in make(replace(setting, shots=shots), args.trainers, datasets)]
     return list({run.output_dir: run for run in runs}.values())
 
@@ -283,8 +282,7 @@ def conclude(args: argparse.Namespace, setting: Setting, runs: Sequence[Run], ou
     """Write the table, the lines that make its rows, the averages if asked for, and what failed."""
     from sweep.report import commands, table_of, write_averages
 
-    stem = {path: name for name, path in setting.files.items()}
-    order = [*(stem.get(name, name) for name in args.datasets), *args.trainers]
+    order = [*map(setting.name, args.datasets), *args.trainers]
     sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, setting.seeds, order)))
     if args.format == "text":
         lines = commands(args, setting, runs)

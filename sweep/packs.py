@@ -4,16 +4,15 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
-import trainers  # noqa: F401 - registers what is in the folder
-from dassl.engine import TRAINER_REGISTRY
 from results.seeds import numbers
 from sweep.plan import Pack, Run
+from sweep.recipes import kind
 from trainers.stacked import evenly
 
 
 def stackable(trainer: str) -> bool:
     """Whether the steps of several seeds of a trainer may be computed together; those of others do not say so."""
-    return getattr(TRAINER_REGISTRY.get(trainer), "stackable", False)
+    return getattr(kind(trainer), "stackable", False)
 
 
 def make_packs(runs: Iterable[Run], most: int, places: int) -> list[Pack]:

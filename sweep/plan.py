@@ -63,6 +63,10 @@ class Setting:
     load_epoch: str = ""
     files: dict[str, str] = field(default_factory=dict)
 
+    def name(self, dataset: str) -> str:
+        """What the runs of a data set are called: of a file of one's own its name in `files`."""
+        return next((name for name, file in self.files.items() if file == dataset), dataset)
+
     def seeds_of(self, trainer: str) -> tuple[int, ...]:
         """The seeds to run: the first alone for a trainer that learns nothing."""
         return self.seeds if kind(trainer).learns else self.seeds[:1]

@@ -8,6 +8,14 @@ from clip.backbone import Backbone
 from clip.loading import openai_backbone
 from trainers.method import Method
 
+TWO_OF_THREE: dict[str, dict[str, int]] = {  # keys of each method that prompt two of three blocks
+    "ZeroshotCLIP": {},
+    "CoOp": {"N_CTX": 3},
+    "VPT": {"PROMPT_DEPTH_VISION": 2},
+    "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
+    "MaPLe": {"PROMPT_DEPTH": 2},
+    "APEX": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
+}
 BASE, NEW = ["golden_retriever", "tabby cat", "sushi"], ["bull mastiff", "apple pie"]
 
 

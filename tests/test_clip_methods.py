@@ -7,6 +7,7 @@ import pytest
 import torch
 from clip_models import RESNET, VIT, random_state
 from parity import make_trainer, trainer_config
+from small_methods import TWO_OF_THREE
 
 import train
 import trainers  # noqa: F401  (registers the methods)
@@ -19,15 +20,7 @@ from trainers.coop import CoOpMethod
 from trainers.prompts import image_prompts
 
 BASE, NEW = ["tabby cat", "sushi", "golden_retriever"], ["apple pie", "bull mastiff"]
-METHODS = {  # keys that prompt two of the three blocks
-    "ZeroshotCLIP": {},
-    "ZeroshotCLIP2": {},
-    "CoOp": {"N_CTX": 3},
-    "VPT": {"PROMPT_DEPTH_VISION": 2},
-    "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
-    "MaPLe": {"PROMPT_DEPTH": 2},
-    "APEX": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
-}
+METHODS = {**TWO_OF_THREE, "ZeroshotCLIP2": {}}
 VISUAL = ("VPT", "IVLP", "MaPLe", "APEX")
 SLOTLESS = ("OpenAI ResNet", "reduced-ConvNeXt")
 KINDS = ["OpenAI ViT", *SLOTLESS, *(f"reduced-{kind}" for kind in ("ViT", "EVA02", "CoCa", "SigLIP", "PE", "CLIPA"))]

@@ -10,6 +10,7 @@ import pytest
 import torch
 from clip_models import RESNET, VIT, random_state
 from parity import make_trainer, trainer_config
+from small_methods import TWO_OF_THREE
 
 import trainers  # noqa: F401  (registers the methods)
 from clip import openclip, precision
@@ -19,17 +20,9 @@ from clip.loading import openai_backbone
 from clip.precision import HOST, Precision
 
 CLASSES = ["tabby cat", "sushi", "golden_retriever"]
-METHODS = {
-    "ZeroshotCLIP": {},
-    "CoOp": {"N_CTX": 3},
-    "VPT": {"PROMPT_DEPTH_VISION": 2},
-    "IVLP": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
-    "MaPLe": {"PROMPT_DEPTH": 2},
-    "APEX": {"PROMPT_DEPTH_VISION": 2, "PROMPT_DEPTH_TEXT": 2},
-}
 KINDS = ["OpenAI ViT", "OpenAI ResNet", *reduced.CONFIGS]
 VISUAL, SLOTLESS = ("VPT", "IVLP", "MaPLe", "APEX"), ("OpenAI ResNet", "reduced-ResNet", "reduced-ConvNeXt")
-PAIRS = [(kind, method) for kind in KINDS for method in METHODS if kind not in SLOTLESS or method not in VISUAL]
+PAIRS = [(kind, method) for kind in KINDS for method in TWO_OF_THREE if kind not in SLOTLESS or method not in VISUAL]
 # precision -> how far cosines may be off, and how much the direction of a gradient (1 - its cosine with float32's)
 TOLERANCES = {"bf16": (2e-2, 1e-2), "fp16": (4e-3, 1e-3), "amp": (4e-3, 1e-3)}
 WEIGHTS = {"bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float16}
@@ -51,7 +44,7 @@ def _in_each_precision(name: str) -> dict[str, Backbone]:
 
 def _trainer(backbone, method, mode, folder):
     optim = {"NAME": "sgd", "LR": 0.01, "MAX_EPOCH": 1}
-    cfg = trainer_config(method, optim, {"PREC": mode, **METHODS[method]}, folder)
+    cfg = trainer_config(method, optim, {"PREC": mode, **TWO_OF_THREE[method]}, folder)
     size, generator = backbone.image_size, torch.Generator().manual_seed(0)
     batch = {"img": torch.randn(3, 3, size, size, generator=generator), "label": torch.arange(3)}
     trainer = make_trainer(cfg, backbone, CLASSES, [batch], precision=mode)

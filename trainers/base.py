@@ -20,7 +20,7 @@ from clip.loading import load_backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
-from dassl.engine.record import NOT_HASHED, plain, recipe_of
+from dassl.engine.record import flat, plain, recipe_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, load_checkpoint, stream_seed
 from dassl.utils.torchtools import last_checkpoint
@@ -328,14 +328,12 @@ class MethodTrainer(TrainerX):
 
 def differences(kept: Mapping, own: Mapping, prefix: str = "") -> list[str]:
     """Settings, as `KEY old -> new`, in which two plain configurations differ and which change what a run computes."""
-    found = []
-    for key in sorted(kept.keys() & own.keys()):
-        name = f"{prefix}{key}"
-        if isinstance(own[key], Mapping) and isinstance(kept[key], Mapping):
-            found += differences(kept[key], own[key], f"{name}.")
-        elif kept[key] != own[key] and name not in (*NOT_HASHED, *NOT_COMPARED):
-            found.append(f"{name} {kept[key]!r} -> {own[key]!r}")
-    return found
+    old, new = flat(kept, prefix), flat(own, prefix)
+    return [
+        f"{key} {old[key]!r} -> {new[key]!r}"
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key] and key not in NOT_COMPARED
+    ]
 
 
 def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
