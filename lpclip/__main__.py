@@ -26,6 +26,7 @@ from clip.backbone import Backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import declared_cfg, merge_file, merge_opts
 from dassl.data.datasets import DatasetBase, build_dataset
+from dassl.data.evidence import images_hash, training_evidence
 from dassl.engine.record import versions
 from dassl.utils import log_to_stdout, setup_logger, write_json
 from dassl.utils.logger import close_logger
@@ -92,6 +93,9 @@ def summary(cfg: CfgNode, backbone: Backbone, precision: Precision, dataset: Dat
         "precision": precision.name,
         "num_classes": dataset.num_classes,
         "num_test": len(dataset.test),
+        "full_split_hash": dataset.full_split_hash,
+        **training_evidence(dataset),
+        "test_images_hash": images_hash(dataset.test),
         "searched_on": "test" if dataset.val is dataset.test else "val",
         "versions": versions(),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

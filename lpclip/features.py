@@ -21,6 +21,7 @@ from dassl.data.datasets import DatasetBase
 from dassl.data.transforms import build_transform
 from dassl.engine.record import plain, split_hash
 from dassl.utils import atomic_write
+from dassl.utils.file_identity import content_hash
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ def describe(cfg: CfgNode, dataset: DatasetBase, backbone: Backbone, precision: 
     settings = {
         "dataset": cfg.DATASET.NAME,
         "lists": lists,
+        "images": content_hash([item.impath for item in [*dataset.train_x, *dataset.val, *dataset.test]]),
         "backbone": [backbone.name, backbone.digest],
         "precision": precision.name,
         "input": plain(cfg.INPUT),

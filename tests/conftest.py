@@ -33,9 +33,10 @@ def _one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_feature_cache(tmp_path_factory):
-    """Features that runs keep go to a folder of these tests."""
+    """Features and hashes that runs keep go to folders of these tests."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEATURE_CACHE", str(tmp_path_factory.mktemp("features")))
+        patch.setenv("FILE_HASHES", str(tmp_path_factory.mktemp("hashes") / "hashes.sqlite"))
         yield
 
 

@@ -1,13 +1,16 @@
 """Training end to end on made images: log lines, files, resuming, hooks, mistakes."""
 
+import hashlib
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
 from dassl_toys import CLASSES, PER_CLASS, ToyPairTrainer, ToyTrainer, ToyZeroShot, toy_config
 from torch import nn
 
+from dassl.data.evidence import images_hash
 from dassl.engine import SimpleTrainer, TrainerBase, build_trainer
 from dassl.engine.record import config_hash, split_hash
 from dassl.utils import setup_logger
@@ -55,6 +58,7 @@ def _lines(out):
         f"# test     {TOTAL}",
         "---------  -------",
         "Loading evaluator: Classification",
+        rf"\d+ of {TOTAL} test images are also trained on \(same content\), such as .*\.png",
         "No checkpoint found, train from scratch",
         rf"Initialize tensorboard \(log_dir={out}/tensorboard\)",
         *(rf"epoch \[1/2\] batch \[{batch}/3\] {step} lr {next(rates)} eta \d:\d\d:\d\d" for batch in (1, 2, 3)),
@@ -119,6 +123,20 @@ def test_metrics_file(tmp_path, monkeypatch, capsys):
     assert metrics["train_seconds"] > 0
     assert metrics["eval_seconds"] > 0
     assert {"macro_f1", "commit", "created", "config_hash", "split_hash"} <= set(metrics)
+    contents = [Path(item.impath).read_bytes() for item in trainer.dm.dataset.train_x]
+    digests = "\n".join(hashlib.sha256(content).hexdigest() for content in contents)
+    assert metrics["train_images_hash"] == hashlib.sha256(digests.encode()).hexdigest()
+    assert metrics["test_images_hash"] == images_hash(trainer.dm.dataset.test)
+    assert metrics["test_in_train"] == sum(Path(i.impath).read_bytes() in contents for i in trainer.dm.dataset.test)
+    assert metrics["full_split_hash"] is None  # the toys' data set does not say
+    trainer = build_trainer(cfg)
+    trainer.test()  # without training
+    again = _metrics(tmp_path)
+    assert (again["train_images_hash"], again["test_in_train"]) == (None, None)
+    assert again["test_images_hash"] == metrics["test_images_hash"]
+    Path(trainer.dm.dataset.test[0].impath).write_bytes(Path(trainer.dm.dataset.test[-1].impath).read_bytes())
+    trainer.test()  # one picture was replaced under its name
+    assert _metrics(tmp_path)["test_images_hash"] != metrics["test_images_hash"]
     monkeypatch.setattr(ToyTrainer, "extra_metrics", lambda self: {"seed": 3})
     with pytest.raises(ValueError, match=r"extra_metrics.*\['seed'\]"):
         trainer.test()

@@ -12,6 +12,7 @@ from dataset_trees import FOLDERS, TREES, WNIDS, classnames, config, load, put_i
 from dassl.config import get_cfg_default, merge_file
 from dassl.data.datasets import DATASET_REGISTRY, build_dataset
 from datasets.fewshot import FewShotDataset
+from datasets.splits import read_split_file
 
 pytestmark = pytest.mark.usefixtures("heard")
 
@@ -153,6 +154,18 @@ def test_evaluation_sets_ignore_shots_and_halves_with_a_warning(trees, name, cap
     assert dataset.classnames == CLASSES[name]
     assert len(dataset.train_x) == len(load(name, trees[name]).train_x)
     assert 'SUBSAMPLE_CLASSES "base" is ignored' in caplog.text
+
+
+def test_the_full_split_hash_does_not_depend_on_the_draw(tmp_path):
+    TREES["EuroSAT"](tmp_path)
+    selections = [(-1, 1, "all"), (2, 1, "all"), (2, 2, "all"), (4, 3, "base"), (4, 3, "new")]
+    found = [load("EuroSAT", tmp_path, shots, seed, part).full_split_hash for shots, seed, part in selections]
+    path = tmp_path / "eurosat" / "split_zhou_EuroSAT.json"
+    assert set(found) == {read_split_file(path).digest()}
+    content = json.loads(path.read_text())
+    content["test"].pop()
+    path.write_text(json.dumps(content))
+    assert load("EuroSAT", tmp_path, 2).full_split_hash != found[0]
 
 
 def test_templates(trees):

@@ -1,6 +1,8 @@
 """The linear probe: draws, search of the L2 strength, features, and a whole run on made images."""
 
 import json
+import os
+import shutil
 import warnings
 
 import numpy as np
@@ -141,6 +143,28 @@ def test_a_run_end_to_end(arguments, tmp_path, monkeypatch, capsys):
     again = json.loads((tmp_path / "linear_probe.json").read_text())
     assert again["shots"] == record["shots"]
     assert "Loading features" in capsys.readouterr().out
+
+
+def test_pictures_that_were_replaced_under_their_names_are_encoded_anew(arguments, tmp_path):
+    flags, opts = arguments
+    root = tmp_path / "data"
+    shutil.copytree(flags[1], root)
+    line = ["--root", str(root), *flags[2:], "--shots", "1", "--runs", "1"]
+    assert command.main([*line, "--output-dir", str(tmp_path / "kept"), *opts]) == 0
+    for path in (root / "colours" / "test" / "red").iterdir():
+        before = path.stat()
+        Image.new("RGB", (20, 24), (40, 200, 40)).save(path)
+        with open(path, "ab") as file:
+            file.write(bytes(max(0, before.st_size - path.stat().st_size)))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size
+    for folder in ("kept", "new"):
+        assert command.main([*line, "--output-dir", str(tmp_path / folder), *opts]) == 0
+    kept, new = (json.loads((tmp_path / folder / "linear_probe.json").read_text()) for folder in ("kept", "new"))
+    assert kept["shots"] == new["shots"]
+    assert kept["shots"]["1"]["mean"] < 70  # no red picture is left among the test images of that class
+    for key in ("full_split_hash", "train_images_hash", "test_images_hash"):
+        assert kept[key] == new[key] is not None
 
 
 def test_other_settings_compute_features_anew(arguments, tmp_path):

@@ -93,11 +93,13 @@ def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, t
     with monkeypatch.context() as patch:
         patch.setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32)
         assert path() != first
-    touched = trainer.test_loader.dataset.data_source[0].impath
-    before = os.stat(touched)
-    os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
-    assert path() != first
+    touched = Path(trainer.test_loader.dataset.data_source[0].impath)
+    before, content = os.stat(touched), touched.read_bytes()
+    touched.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # another picture of the same size and time
     os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path() != first
+    touched.write_bytes(content)
+    assert path() == first  # written anew, but the same picture
     trainer.test_loader.dataset.transform = lambda image: image  # does not say what it does
     arguments = trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision
     assert kept_features.kept_features(*arguments) is None

@@ -1,6 +1,6 @@
 """What the plain image tower makes of a list of images, kept on disk: it is the same for every seed and every method.
 
-A file belongs to one list of files (path, size, time of change) under one transform, through one image tower, in one
+A file belongs to one list of images (hashes of their contents) under one transform, through one image tower, in one
 precision and batch size, by one version of the code and its libraries on one kind of processor; so what is read is what
 would be computed. Only features of the loader's own images are kept or read: what a method makes of images that it has
 changed is computed. The folder is bounded: what was not read for longest goes first. Files appear whole or not at all,
@@ -31,6 +31,7 @@ from clip.weights import default_cache
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine.record import installed, plain, versions
 from dassl.utils import atomic_write
+from dassl.utils.file_identity import content_hash
 from dassl.utils.torchtools import device_name, processor_name
 
 logger = logging.getLogger(__name__)
@@ -147,7 +148,7 @@ def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precisio
             "precision": [precision.name, tf32_state()],
             "weights": backbone.digest,
             "transform": [shown, plain(cfg.INPUT), loader.batch_size],
-            "files": [_identity(item.impath) for item in data.data_source],
+            "images": content_hash([item.impath for item in data.data_source]),
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         return folder() / f"{digest[:32]}.npy"
@@ -160,12 +161,6 @@ def _code() -> str:
     """A hash of the code that reads images and encodes them."""
     sources = [path for package in (clip, dassl.data) for path in Path(package.__file__).parent.rglob("*.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
-
-
-def _identity(path: str) -> list:
-    """What tells a file from what it was before: path, size, time of change."""
-    status = os.stat(path)
-    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
 
 
 def without_pixels(loader: DataLoader) -> Iterator[dict]:

@@ -4,7 +4,6 @@ import hashlib
 import logging
 import mmap
 import multiprocessing
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from weakref import WeakSet
 from PIL import Image
 
 from dassl.utils import read_image
+from dassl.utils.file_identity import file_status
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,10 @@ class ImageStore:
             among: the image is kept if so many of its size fill no more than half of the store.
         """
         try:
-            status = os.stat(path)
+            status = file_status(path)
         except OSError:
             return read_image(path)  # whose error says what is wrong
-        name = f"{os.fspath(path)}|{status.st_dev}|{status.st_ino}|{status.st_size}|{status.st_mtime_ns}"
-        key = hashlib.blake2b(name.encode(errors="surrogateescape"), digest_size=len(FREE)).digest()
+        key = hashlib.blake2b(repr(status).encode(), digest_size=len(FREE)).digest()
         with self._locked() as locked:
             _, found = self._find(key) if locked else (0, None)
         if found:

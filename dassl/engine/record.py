@@ -18,6 +18,7 @@ from yacs.config import CfgNode
 
 import dassl
 from dassl.data.datasets import Datum
+from dassl.data.evidence import images_hash
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.utils import RUNS_IN_PROCESS
 from dassl.utils.torchtools import device_name, peak_memory
@@ -163,6 +164,9 @@ def make_record(trainer: Any, split: str, results: Mapping[str, float], eval_sec
         "commit": commit(),
         "config_hash": config_hash(cfg),
         "split_hash": split_hash(cfg.DATASET.ROOT, dataset.train_x, dataset.test),
+        "full_split_hash": getattr(dataset, "full_split_hash", None),
+        "test_images_hash": images_hash(dataset.val if split == "val" else dataset.test),
+        **trainer.training_evidence,
         "config": plain(cfg),
         "recipe": recipe_of(type(trainer)),
         "learns": trainer.learns,

@@ -22,6 +22,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_values
 from dassl.data import DataManager
+from dassl.data.evidence import NOT_TRAINED, training_evidence
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
@@ -60,6 +61,7 @@ class SimpleTrainer(TrainerBase):
         train_seconds: time spent in epochs so far, those before an interruption included.
         best_result: the best result on the validation set.
         last_result: what the last call of :meth:`test` returned; None before the first.
+        training_evidence: fields of ``metrics.json`` about the images that this process trains on.
     """
 
     recipe = 1
@@ -80,6 +82,7 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = 0.0
         self.best_result = float("-inf")
         self.last_result: float | None = None
+        self.training_evidence: dict[str, Any] = dict(NOT_TRAINED)
         self._epoch_start = time.time()
         self.build_data_loader()
         self.build_model()
@@ -123,6 +126,7 @@ class SimpleTrainer(TrainerBase):
 
     def before_train(self) -> None:
         """Resume from ``RESUME``, or from ``OUTPUT_DIR``, if there is a checkpoint; open the TensorBoard writer."""
+        self.training_evidence = training_evidence(self.dm.dataset)
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         self.epoch = max(self.start_epoch - 1, 0)
         log_dir = os.path.join(self.output_dir, "tensorboard")

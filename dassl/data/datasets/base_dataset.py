@@ -78,6 +78,7 @@ class DatasetBase:
 
     dataset_dir = ""  # name of the folder below DATASET.ROOT
     domains: Sequence[str] = ()
+    full_split_hash: str | None = None  # SHA-256 of the whole split, before shots and classes are selected from it
 
     def __init__(
         self,
