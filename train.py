@@ -45,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
 def build_config(args: argparse.Namespace):
     """The resolved, frozen configuration: defaults, data set file, method file, flags, KEY VALUE pairs, in that order.
 
+    Where none of them gives them, the INPUT keys that follow from the backbone's name have the backbone's values.
+
     Raises:
         ValueError: an unknown key or value (with the nearest known ones); a missing --trainer.
         FileNotFoundError: a configuration file is not there.
@@ -52,13 +54,15 @@ def build_config(args: argparse.Namespace):
     import datasets  # noqa: F401  (registers what is in the folder)
     import trainers  # noqa: F401
     from dassl.config import admit_foreign_keys, declared_cfg, merge_file, merge_opts, set_key
+    from trainers.base import fill_known_input
 
     cfg = declared_cfg()
     if args.trainer:
         admit_foreign_keys(cfg, args.trainer)
+    given = set(args.opts[::2])
     for path in (args.dataset_config_file, args.config_file):
         if path:
-            merge_file(cfg, path)
+            given.update(merge_file(cfg, path))
     flags = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -77,6 +81,7 @@ def build_config(args: argparse.Namespace):
     if args.seed >= 0:
         cfg.SEED = args.seed
     merge_opts(cfg, args.opts)
+    fill_known_input(cfg, given)
     if not cfg.TRAINER.NAME:
         raise ValueError("no trainer was named: give --trainer, such as --trainer APEX")
     cfg.freeze()

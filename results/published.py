@@ -95,10 +95,13 @@ def _shipped(file: Path, dataset: str) -> dict[str, Any]:
     import trainers  # noqa: F401 - declares its keys
     from dassl.config import declared_cfg, merge_file
     from dassl.engine.record import flat, plain
+    from trainers.base import fill_known_input
 
     cfg = declared_cfg()
+    given: set[str] = set()
     of_dataset = CONFIGS / "datasets" / f"{dataset}.yaml"
     for path in (of_dataset, file):
         if path.is_file():
-            merge_file(cfg, str(path))
+            given.update(merge_file(cfg, str(path)))
+    fill_known_input(cfg, given)
     return flat(plain(cfg))

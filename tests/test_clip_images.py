@@ -13,10 +13,12 @@ from PIL import Image
 import predict
 import train
 from clip import clip, openclip
+from clip.backbone import Backbone
 from clip.loading import load_backbone, openai_backbone
+from clip.model import ARCHITECTURES, CLIP
 from dassl.config import get_cfg_default
 from dassl.data.transforms import build_transform
-from trainers.base import fill_input, frozen_backbone
+from trainers.base import fill_input, fill_known_input, frozen_backbone
 
 SHAPES = [(50, 31), (31, 50), (32, 32), (20, 9), (200, 33)]  # width, height
 SIGLIP = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
@@ -89,6 +91,31 @@ def test_a_value_that_disagrees_is_refused_with_both(key, value, wanted):
     said = str(value).replace("(", r"\(").replace(")", r"\)").replace("[", r"\[").replace("]", r"\]")
     with pytest.raises(ValueError, match=rf"INPUT\.{key} is {said}, but the backbone x takes {wanted}"):
         fill_input(_configuration(**{key: value}), backbone)
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_a_known_name_says_what_the_loaded_backbone_says(name):
+    with torch.device("meta"):
+        model = CLIP(**ARCHITECTURES[name])
+    backbone = Backbone(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
+    cfg = _configuration()
+    cfg.MODEL.BACKBONE.NAME = name
+    wanted = fill_input(cfg, backbone).INPUT
+    fill_known_input(cfg, given=())
+    assert dict(cfg.INPUT) == {**wanted, "TRANSFORMS": ()}
+    assert backbone.input_settings().items() <= cfg.INPUT.items()
+
+
+def test_given_keys_and_unknown_names_stay_as_they_are():
+    cfg = _configuration(SIZE=(64, 64), PIXEL_MEAN=[0.485, 0.456, 0.406])
+    cfg.MODEL.BACKBONE.NAME = "hf-hub:somebody/some-model"
+    before = cfg.clone()
+    fill_known_input(cfg, given=())
+    assert cfg == before
+    cfg.MODEL.BACKBONE.NAME = "RN50x4"
+    fill_known_input(cfg, given=("INPUT.SIZE", "INPUT.PIXEL_MEAN"))
+    assert (cfg.INPUT.SIZE, cfg.INPUT.PIXEL_MEAN) == ((64, 64), [0.485, 0.456, 0.406])
+    assert (cfg.INPUT.INTERPOLATION, cfg.INPUT.PIXEL_STD) == ("bicubic", [0.26862954, 0.26130258, 0.27577711])
 
 
 @pytest.fixture

@@ -105,6 +105,13 @@ def test_published_numbers_are_for_the_settings_of_the_shipped_file_alone(tmp_pa
     assert any("dtd, CoOp: not held" in note and "OPTIM.MAX_EPOCH 50 -> 2" in note for note in table.notes)
 
 
+def test_other_image_settings_than_the_backbone_s_are_said(tmp_path):
+    config = _shipped("CoOp/vit_b16_ep50_ctxv1")
+    config["INPUT"]["INTERPOLATION"] = "bilinear"  # a trainer of others takes what it is given
+    write_run(tmp_path, Place("base", "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=config)
+    assert departures(read_records(tmp_path)[0]) == ["INPUT.INTERPOLATION bicubic -> bilinear"]
+
+
 def test_settings_of_learning_do_not_matter_to_zero_shot(tmp_path):
     config = _shipped("CoOp/vit_b16")
     place = Place("base", "dtd", "ZeroshotCLIP", "vit_b16", 16, 1)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 import datasets  # noqa: F401 - registers what is in the folder
 import trainers
@@ -137,6 +138,13 @@ def test_every_yaml_merges(path):
         assert "xpected" in head or "No published number" in head or "extracting" in head, (
             "the head says what to expect"
         )
+
+
+def test_configurations_leave_to_the_backbone_how_images_are_read():
+    keys = {"SIZE", "INTERPOLATION", "RESIZE_MODE", "FILL_COLOR", "PIXEL_MEAN", "PIXEL_STD"}
+    for path in (ROOT / "configs").rglob("*.yaml"):
+        given = yaml.safe_load(path.read_text()).get("INPUT", {}).keys() & keys
+        assert not given, f"{path} gives {given}, which are filled from the backbone"
 
 
 def test_every_trainer_has_a_configuration_of_its_kind():

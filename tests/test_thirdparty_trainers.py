@@ -14,6 +14,7 @@ from thirdparty_code import FILES, drop_in
 import train
 import trainers
 from clip import clip
+from dassl.engine import TRAINER_REGISTRY
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.load`")
 
@@ -76,6 +77,23 @@ def test_keys_come_from_a_yaml(call, tmp_path):
     assert metrics["config"]["TRAINER"]["LEARNEDCONTEXT"]["CTX_INIT"] == "a photo"
 
 
+@pytest.mark.parametrize("given", [{}, {"INTERPOLATION": "bilinear", "PIXEL_MEAN": [0.485, 0.456, 0.406]}])
+def test_images_are_read_as_the_backbone_of_that_name_asks(call, monkeypatch, eurosat_root, tmp_path, given):
+    """With a configuration of this project, which does not say how; a value that is given stays."""
+    their_coop = type("CoOp", (TRAINER_REGISTRY.get("LearnedContext"),), {})
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "CoOp", their_coop)
+    argv = ["--root", str(eurosat_root), "--seed", "1", "--trainer", "CoOp", "--dataset-config-file", str(EUROSAT)]
+    argv += ["--config-file", str(ROOT / "configs/trainers/CoOp/tiny_vit_ep50_ctxv1.yaml"), "--output-dir"]
+    argv += [str(tmp_path / "out"), "OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "2", *GIVEN, f"{NODE}.N_CTX", "3"]
+    argv += [word for key, value in given.items() for word in (f"INPUT.{key}", str(value))]
+    assert train.main(argv) == 0
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["trainable_parameters"] == 3 * 128, "the context of the dropped-in trainer"
+    openai = {"SIZE": [32, 32], "INTERPOLATION": "bicubic"}
+    openai |= {"PIXEL_MEAN": [0.48145466, 0.4578275, 0.40821073], "PIXEL_STD": [0.26862954, 0.26130258, 0.27577711]}
+    assert {key: metrics["config"]["INPUT"][key] for key in openai} == openai | given
+
+
 def test_keys_of_extend_cfg_are_strict(call, capsys):
     assert call("BothTowers", opts=["TRAINER.BOTHTOWERS.N_CTX_TXT", "4"])[0] == 2
     assert "N_CTX_TEXT" in capsys.readouterr().err
@@ -124,7 +142,7 @@ def test_in_a_checkout(tmp_path, eurosat_root):
     (tmp_path / "repo" / "trainers" / "a_their_ivlp.py").write_text(THEIRS)
     (tmp_path / "repo" / "trainers" / "broken.py").write_text("import nothing_of_this_name\n")
     argv = ["train.py", "--root", str(eurosat_root), "--seed", "1", "--trainer", "IVLP", "--backbone", "tiny-ViT"]
-    argv += ["--dataset-config-file", str(EUROSAT), "--output-dir", str(tmp_path / "out"), "INPUT.SIZE", "(32, 32)"]
+    argv += ["--dataset-config-file", str(EUROSAT), "--output-dir", str(tmp_path / "out")]
     argv += ["OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "2", "TRAINER.BOTHTOWERS.PREC", "fp32"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": ""}
     done = subprocess.run(

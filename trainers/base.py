@@ -4,7 +4,7 @@ forward and backward, checkpoints.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,7 +16,9 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from clip.backbone import Backbone
+from clip.clip import PIXEL_MEAN, PIXEL_STD
 from clip.loading import load_backbone
+from clip.model import ARCHITECTURES
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
@@ -44,6 +46,27 @@ def frozen_backbone(name: str, path: str, precision: str, device: torch.device) 
     backbone = load_backbone(name, path)
     Precision(precision, device).prepare(backbone)
     return backbone
+
+
+def fill_known_input(cfg: CfgNode, given: Container[str]) -> None:
+    """Set the INPUT keys of a backbone whose name alone says them (OpenAI's and the carried one), where nobody did.
+
+    So they hold for trainers too that know nothing of `fill_input`.
+
+    Args:
+        cfg: the configuration, which is changed.
+        given: the dotted keys that files and the command line give; these stay.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if name in ARCHITECTURES:
+        side = ARCHITECTURES[name]["image_resolution"]
+        known = {
+            "SIZE": (side, side),
+            "INTERPOLATION": "bicubic",
+            "PIXEL_MEAN": [*PIXEL_MEAN],
+            "PIXEL_STD": [*PIXEL_STD],
+        }
+        cfg.INPUT.update({key: value for key, value in known.items() if f"INPUT.{key}" not in given})
 
 
 def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:

@@ -134,8 +134,8 @@ def _child(node: CfgNode | None, name: str) -> CfgNode | None:
     return child if isinstance(child, CfgNode) else None
 
 
-def merge_file(cfg: CfgNode, path: str) -> None:
-    """Merge a YAML file into ``cfg``.
+def merge_file(cfg: CfgNode, path: str) -> list[str]:
+    """Merge a YAML file into ``cfg``; return the keys that it gives, such as ``OPTIM.LR``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -153,6 +153,7 @@ def merge_file(cfg: CfgNode, path: str) -> None:
         _admit(cfg, _dotted(loaded), path)
     _check_keys(cfg, _dotted(loaded), path)
     _merge(cfg.merge_from_other_cfg, _widened(loaded, cfg), path)
+    return list(_dotted(loaded))
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
