@@ -185,7 +185,8 @@ def _only_classes(cfg, classnames: Sequence[str]) -> Iterator[None]:
         self.template = cfg.DATASET.get("TEMPLATE", "") or getattr(known, "template", "")
         DatasetBase.__init__(self, train_x=samples, test=samples)
 
-    DATASET_REGISTRY.register(type(name, (DatasetBase,), {"__init__": build}), force=True)
+    members = {"__init__": build, "same_names": getattr(known, "same_names", ())}
+    DATASET_REGISTRY.register(type(name, (DatasetBase,), members), force=True)
     try:
         yield
     finally:

@@ -14,7 +14,6 @@ import logging
 import os
 import sys
 import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +23,8 @@ from PIL import Image
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.utils import available_cpus, write_json
+from clip.simple_tokenizer import SimpleTokenizer
+from dassl.utils import available_cpus, group_equal, write_json
 
 from . import caches, catalogue
 from .fewshot import FewShotDataset
@@ -160,6 +160,7 @@ def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, prog
             return report
         report.problems += dataset.inspect()
         _describe_split(dataset, split, report)
+        _compare_names(dataset, split.class_names(), report, cfg.DATASET.ALLOW_SAME_NAMES)
         _compare_counts(dataset, split, report)
         _look_at_caches(dataset, split, report)
         report.missing = missing_files(dataset.image_dir, split.items())
@@ -181,13 +182,23 @@ def _describe_split(dataset: FewShotDataset, split: Split, report: Report) -> No
     report.prompts = [dataset.template.format(name.replace("_", " ")) for name in names]
     if split.origin:
         report.remarks.append(f"this split was {split.origin}; it is not the one that published numbers are for")
-    twice = sorted(name for name, count in Counter(names).items() if count > 1)
-    if twice:
-        report.remarks.append(f"classes of the same name: {', '.join(twice[:SHOWN])}")
     if split.test is not split.train:
         shared = {item.impath for item in split.train} & {item.impath for item in [*split.val, *split.test]}
         if shared:
             report.problems.append(f"{len(shared)} training images are also in val or test, such as {min(shared)}")
+
+
+def _compare_names(dataset: FewShotDataset, names: list[str], report: Report, allowed: bool) -> None:
+    """Note classes whose sentences have the same tokens: a problem unless it is allowed, or published so."""
+    encode = SimpleTokenizer().encode
+    for group in group_equal(names, (tuple(encode(name.replace("_", " "))) for name in names)):
+        text = f"classes {' and '.join(map(repr, group))} are the same sentence to CLIP, which cannot tell them apart"
+        if set(group) <= set(dataset.same_names):
+            report.remarks.append(f"{text} (so in the published list)")
+        elif allowed:
+            report.remarks.append(f"{text} (DATASET.ALLOW_SAME_NAMES)")
+        else:
+            report.problems.append(f"{text}: give them names that differ (or allow it: DATASET.ALLOW_SAME_NAMES True)")
 
 
 def _compare_counts(dataset: FewShotDataset, split: Split, report: Report) -> None:

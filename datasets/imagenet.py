@@ -9,7 +9,14 @@ from dassl.data.datasets import DATASET_REGISTRY
 from . import caches
 from .fewshot import Counts, FewShotDataset
 from .imagenet_archives import unpack_train, unpack_val
-from .imagenet_family import CLASSNAMES, classnames_part, examine_classnames, folder_items, read_classnames
+from .imagenet_family import (
+    CLASSNAMES,
+    SAME_NAMES,
+    classnames_part,
+    examine_classnames,
+    folder_items,
+    read_classnames,
+)
 from .sources import Part
 from .splits import Item, Split, check_labels, list_folders
 
@@ -24,6 +31,7 @@ class ImageNet(FewShotDataset):
     image_dir = "images"
     split_file = None
     val_is_test = True
+    same_names = SAME_NAMES
     counts = Counts(classes=1000, train=1281167, val=0, test=50000)
     parts = (
         classnames_part(),

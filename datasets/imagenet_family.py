@@ -15,6 +15,7 @@ from .splits import Item, Split, list_folders, list_images
 logger = logging.getLogger(__name__)
 
 CLASSNAMES = "classnames.txt"
+SAME_NAMES = "missile", "sunglasses"  # each the name of two classes in CLIP's list
 
 
 def read_classnames(path: str) -> OrderedDict[str, str]:
@@ -133,6 +134,7 @@ class EvaluationSet(FewShotDataset):
     """A set to evaluate ImageNet models on: all images are the test list (and stand for the training list)."""
 
     split_file = None
+    same_names = SAME_NAMES
 
     def class_names_by_id(self) -> OrderedDict[str, str]:
         """WordNet id -> class name, from `classnames.txt` in the set's folder."""

@@ -107,7 +107,9 @@ def make_trainer(
         def build_data_loader(self):
             self.backbone = backbone
             self.precision = Precision(precision, self.device)
-            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames), template=template))
+            self.dm = SimpleNamespace(
+                dataset=SimpleNamespace(classnames=list(classnames), template=template, train_x=[], test=[])
+            )
             self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader = batches, None, None, []
             self.num_classes, self.num_source_domains = len(classnames), 0
             self.lab2cname = dict(enumerate(classnames))

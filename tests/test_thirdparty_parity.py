@@ -47,7 +47,7 @@ def recorded(case, cfg, classnames, batches):
 
     class Recorded(TRAINER_REGISTRY.get(cfg.TRAINER.NAME)):
         def build_data_loader(self):
-            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames)))
+            self.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(classnames), train_x=[], test=[]))
             self.train_loader_x, self.train_loader_u, self.val_loader, self.test_loader = batches, None, None, []
             self.num_classes, self.num_source_domains = len(classnames), 0
             self.lab2cname = dict(enumerate(classnames))

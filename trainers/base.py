@@ -24,7 +24,7 @@ from dassl.config import get_cfg_default
 from dassl.engine import TrainerX
 from dassl.engine.record import flat, plain, recipe_of
 from dassl.optim import build_lr_scheduler, build_optimizer
-from dassl.utils import count_num_param, load_checkpoint, stream_seed
+from dassl.utils import count_num_param, group_equal, load_checkpoint, stream_seed
 from dassl.utils.torchtools import last_checkpoint
 from trainers.kept_features import kept_features, without_pixels
 from trainers.method import Method
@@ -182,7 +182,9 @@ class MethodTrainer(TrainerX):
     def build_model(self) -> None:
         """Build the method, and the optimiser and scheduler over what it owns."""
         classnames = self.dm.dataset.classnames
-        self._warn_of_unknown_words(classnames)
+        tokens = self.backbone.tokenize(fill(DEFAULT, classnames))
+        self._warn_of_unknown_words(classnames, tokens)
+        self._check_same_names(classnames, tokens)
         with torch.random.fork_rng():
             if self.cfg.SEED >= 0:
                 torch.manual_seed(stream_seed(self.cfg.SEED, "init"))
@@ -215,13 +217,27 @@ class MethodTrainer(TrainerX):
             node.MAX_EPOCH = self.max_epoch * len(self.train_loader_x)
         return optim, build_lr_scheduler(optim, node)
 
-    def _warn_of_unknown_words(self, classnames: list[str]) -> None:
+    def _warn_of_unknown_words(self, classnames: list[str], tokens: torch.Tensor) -> None:
         """Say which class names have words whose embedding was never trained (rows of zeros in the token table)."""
-        tokens = self.backbone.tokenize(fill(DEFAULT, classnames))
         untrained = ~self.backbone.token_embedding(tokens).any(dim=-1) & (tokens > 0)
         names = [name for name, row in zip(classnames, untrained.tolist(), strict=True) if any(row)]
         if names:
             logger.warning("%s never saw some words of these class names: %s", self.backbone.name, ", ".join(names))
+
+    def _check_same_names(self, classnames: list[str], tokens: torch.Tensor) -> None:
+        """Refuse classes whose sentences have the same tokens, unless DATASET.ALLOW_SAME_NAMES or a published list has
+        them; say so in any case. Tokens are (C, L)."""
+        groups = group_equal(classnames, map(tuple, tokens.tolist()))
+        known = set(getattr(self.dm.dataset, "same_names", ()))
+        for group in groups:
+            logger.warning("%s are the same sentence to %s, which cannot tell them apart", group, self.backbone.name)
+        unexpected = [group for group in groups if not known.issuperset(group)]
+        if unexpected and not self.cfg.DATASET.ALLOW_SAME_NAMES:
+            raise ValueError(
+                f"DATASET.NAME {self.cfg.DATASET.NAME}: {len(unexpected)} group(s) of classes have names that are the "
+                f"same sentence to {self.backbone.name}, such as {' and '.join(map(repr, unexpected[0]))}: give them "
+                "names that differ, or set DATASET.ALLOW_SAME_NAMES True to run all the same"
+            )
 
     def train(self) -> None:
         """Train and test; a method that learns nothing is only tested."""

@@ -49,6 +49,7 @@ DEFAULTS.DATASET = CN(
         "NAME": "",
         "SUBSAMPLE_CLASSES": "all",  # all, base or new
         "NUM_SHOTS": -1,  # training samples per class; below 1: all
+        "ALLOW_SAME_NAMES": False,  # run although classes have names that are the same sentence to the model
         "SOURCE_DOMAINS": (),
         "TARGET_DOMAINS": (),
         "NUM_LABELED": -1,  # (foreign), as all below

@@ -23,10 +23,10 @@ from dassl.engine.build import TRAINER_REGISTRY
 from dassl.utils import RUNS_IN_PROCESS
 from dassl.utils.torchtools import device_name, peak_memory
 
-# Where a run lies, what it runs on and how often it speaks and saves does not change what it computes.
+# Where a run lies, what it runs on, how often it speaks and saves, what it may do: none of it changes what it computes.
 NOT_HASHED = (
-    "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB", "TRAIN.MEMORY_GB",
-    "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
+    "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.ALLOW_SAME_NAMES", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
+    "TRAIN.MEMORY_GB", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
 )  # fmt: skip
 RECIPE = 1  # is raised when code that all trainers share makes other numbers of the same configuration
 

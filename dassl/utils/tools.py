@@ -12,7 +12,7 @@ import sys
 import urllib.request
 import uuid
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import IO, Any
@@ -164,6 +164,14 @@ def did_you_mean(name: str, choices: Iterable[str], what: str, list_all: bool = 
     if not list_all:
         return sentence
     return f"{sentence} It must be one of {choices}" if choices else f"{sentence} There is none."
+
+
+def group_equal(names: Sequence[str], keys: Iterable[Hashable]) -> list[list[str]]:
+    """Return the names that share a key, a list for each key that more than one has, in order of appearance."""
+    groups: dict[Hashable, list[str]] = {}
+    for name, key in zip(names, keys, strict=True):
+        groups.setdefault(key, []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def get_most_similar_str_to_a_from_b(a: str, b: Iterable[str]) -> str:

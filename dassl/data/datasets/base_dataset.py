@@ -78,6 +78,7 @@ class DatasetBase:
 
     dataset_dir = ""  # name of the folder below DATASET.ROOT
     domains: Sequence[str] = ()
+    same_names: Sequence[str] = ()  # names that several classes have in the published list
     full_split_hash: str | None = None  # SHA-256 of the whole split, before shots and classes are selected from it
 
     def __init__(
