@@ -124,6 +124,7 @@ class Predictor:
             batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
             tfm=self.trainer.test_loader.dataset.transform,
             is_train=False,
+            random_streams="keyed",
         )
         with torch.no_grad():
             parts = [compute(self.trainer.parse_batch_test(batch)[0]).float().cpu() for batch in loader]

@@ -87,7 +87,9 @@ def make_loader(variant: Variant, kind: Pictures, samples: list[Datum]) -> DataL
     is_train = variant.use == "training"
     sampler, batch_size = ("RandomSampler", 16) if is_train else ("SequentialSampler", 128)
     transform = build_transform(cfg, is_train=is_train)
-    return build_data_loader(cfg, sampler, samples, batch_size, tfm=transform, is_train=is_train)
+    return build_data_loader(
+        cfg, sampler, samples, batch_size, tfm=transform, is_train=is_train, random_streams="keyed"
+    )
 
 
 @dataclass(frozen=True)

@@ -88,7 +88,8 @@ def dataset_features(
         if id(source) not in encoded:
             logger.info("Encoding %d %s images", len(source), part)
             batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
-            loader = build_data_loader(cfg, data_source=source, batch_size=batch_size, tfm=transform, is_train=False)
+            settings = {"batch_size": batch_size, "tfm": transform, "is_train": False, "random_streams": "keyed"}
+            loader = build_data_loader(cfg, data_source=source, **settings)
             encoded[id(source)] = encode(loader, backbone, precision)
     features = {part: encoded[id(source)] for part, source in sources.items()}
     _write(path, description, features)

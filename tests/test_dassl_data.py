@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, RandomSampler
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, build_data_loader
 from dassl.data.datasets import DatasetBase, Datum, build_dataset, class_name_clash, subsample_classes
-from dassl.data.samplers import build_sampler, set_epoch
+from dassl.data.samplers import EpochRandomSampler, build_sampler, set_epoch
 from dassl.data.transforms import TRANSFORMS, build_transform
 
 forks = pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")
@@ -268,12 +268,17 @@ def test_samplers(samples):
     cfg = get_cfg_default()
     assert list(build_sampler("SequentialSampler", cfg, samples)) == list(range(len(samples)))
     assert type(build_sampler("RandomSampler", cfg, samples)) is RandomSampler
+    assert type(build_sampler("RandomSampler", cfg, samples, random_streams="keyed")) is RandomSampler  # without a seed
     cfg.SEED = 0
-    seeded = build_sampler("RandomSampler", cfg, samples)
-    assert isinstance(seeded, RandomSampler)
+    assert type(build_sampler("RandomSampler", cfg, samples)) is RandomSampler
+    seeded = build_sampler("RandomSampler", cfg, samples, random_streams="keyed")
+    assert isinstance(seeded, EpochRandomSampler)
     assert sorted(seeded) == list(range(len(samples)))
     with pytest.raises(ValueError, match="RandomSampler"):
         build_sampler("RandomSampel", cfg, samples)
+
+
+KEYED = {"DATALOADER__RANDOM_STREAMS": "keyed"}
 
 
 def _passes(cfg, count=2, start=0):
@@ -289,7 +294,7 @@ def _equal(first, second):
 
 @forks
 def test_passes_are_a_function_of_seed_and_epoch(tmp_path, monkeypatch):
-    cfg = toy_config(monkeypatch, tmp_path)
+    cfg = toy_config(monkeypatch, tmp_path, **KEYED)
     first = _passes(cfg)
     random.seed(5)
     torch.manual_seed(5)
@@ -305,7 +310,7 @@ def test_passes_are_a_function_of_seed_and_epoch(tmp_path, monkeypatch):
 
 
 def test_loading_leaves_the_global_generators_alone(tmp_path, monkeypatch):
-    manager = DataManager(toy_config(monkeypatch, tmp_path))
+    manager = DataManager(toy_config(monkeypatch, tmp_path, **KEYED))
     before = random.getstate(), torch.get_rng_state()
     for loader in (manager.train_loader_x, manager.test_loader):
         list(loader)
@@ -315,12 +320,12 @@ def test_loading_leaves_the_global_generators_alone(tmp_path, monkeypatch):
 
 def test_two_training_lists_have_two_orders(samples, tmp_path, monkeypatch):
     monkeypatch.setattr(ToyData, "train_u", property(lambda self: self._train_x))
-    manager = DataManager(toy_config(monkeypatch, tmp_path))
+    manager = DataManager(toy_config(monkeypatch, tmp_path, **KEYED))
     assert list(manager.train_loader_x.sampler) != list(manager.train_loader_u.sampler)
 
 
 def test_without_a_seed_the_global_generator_decides(tmp_path, monkeypatch):
-    cfg = toy_config(monkeypatch, tmp_path, SEED=-1)
+    cfg = toy_config(monkeypatch, tmp_path, SEED=-1, **KEYED)
     first = _passes(cfg, count=1)
     assert not _equal(first, _passes(cfg, count=1))
     torch.manual_seed(4)

@@ -228,6 +228,7 @@ def _assert_equal(first, second):
             assert same, name
 
 
+KEYED = {"DATALOADER__RANDOM_STREAMS": "keyed"}
 RECIPES = [
     ("random_resized_crop", "random_flip", "normalize"),
     ("random_translation", "colorjitter", "cutout", "normalize", "gaussian_noise"),
@@ -245,7 +246,7 @@ def _one_by_one(monkeypatch):
 @pytest.mark.parametrize("loader", ["train_x", "test"])
 @pytest.mark.parametrize("recipe", RECIPES, ids=len)
 def test_no_bit_depends_on_store_or_workers(tmp_path, monkeypatch, recipe, loader):
-    cfg = toy_config(monkeypatch, tmp_path, INPUT__TRANSFORMS=recipe, DATALOADER__CACHE_MB=0)
+    cfg = toy_config(monkeypatch, tmp_path, INPUT__TRANSFORMS=recipe, DATALOADER__CACHE_MB=0, **KEYED)
     with monkeypatch.context() as plain:
         _one_by_one(plain)
         expected = _batches(cfg, loader_name=loader)
@@ -260,8 +261,10 @@ def test_no_bit_depends_on_store_or_workers(tmp_path, monkeypatch, recipe, loade
     _assert_equal(_batches(cfg, loader_name=loader), expected)
 
 
-def test_without_a_seed_the_draws_are_the_same_too(tmp_path, monkeypatch):
-    cfg = toy_config(monkeypatch, tmp_path, SEED=-1)
+@pytest.mark.parametrize("streams", ["global", "keyed"])
+def test_without_keys_the_draws_are_the_same_too(tmp_path, monkeypatch, streams):
+    """From the global generators, or from keyed streams that lack a seed."""
+    cfg = toy_config(monkeypatch, tmp_path, SEED=1 if streams == "global" else -1, DATALOADER__RANDOM_STREAMS=streams)
     with monkeypatch.context() as plain:
         _one_by_one(plain)
         torch.manual_seed(3)
@@ -284,7 +287,7 @@ def test_evaluated_lists_are_kept_if_they_are_small(tmp_path, monkeypatch, sampl
 
 
 def test_copied_loaders_share_the_images(tmp_path, monkeypatch):
-    loader = DataManager(toy_config(monkeypatch, tmp_path)).train_loader_x
+    loader = DataManager(toy_config(monkeypatch, tmp_path, **KEYED)).train_loader_x
     list(loader)
     other = copy.deepcopy(loader)
     monkeypatch.setattr(image_store, "read_image", _no_decoding)
@@ -393,7 +396,15 @@ def test_only_the_known_end_is_split_off():
         assert split_tensor_steps(transform) == (transform, None)
 
 
-@pytest.mark.parametrize("choice", TRANSFORMS)
+DRAW_ELSEWHERE = ("random_translation", "cutout", "gaussian_noise")
+
+
+@pytest.mark.parametrize("choice", DRAW_ELSEWHERE)
+def test_transforms_that_draw_elsewhere_are_known(choice):
+    assert not draws_from_torch_only(build_transform(get_cfg_default(), choices=[choice]))
+
+
+@pytest.mark.parametrize("choice", sorted({*TRANSFORMS} - {*DRAW_ELSEWHERE}))
 def test_configured_transforms_draw_from_torch_only(choice):
     cfg = get_cfg_default()
     cfg.INPUT.SIZE = (16, 24)

@@ -21,6 +21,7 @@ from clip.loading import load_backbone
 from clip.model import ARCHITECTURES
 from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
+from dassl.data.samplers import keyed_streams
 from dassl.engine import TrainerX
 from dassl.engine.record import flat, plain, recipe_of
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -112,6 +113,8 @@ class MethodTrainer(TrainerX):
         CONFIG: default configuration nodes, by their name under `TRAINER`.
     """
 
+    random_streams = "keyed"
+    recipe = 1
     node = ""
     registered = "prompt_learner"
     lr_per_step = False
@@ -178,6 +181,8 @@ class MethodTrainer(TrainerX):
         self.backbone = shared.within(int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None)
         self.cfg = fill_input(self.cfg, self.backbone)
         super().build_data_loader()
+        # runs that share the global generators cannot take turns: each is carried out whole
+        self.stackable = self.stackable and keyed_streams(self.cfg, self.random_streams)
 
     def build_model(self) -> None:
         """Build the method, and the optimiser and scheduler over what it owns."""

@@ -199,6 +199,7 @@ class CacheTrainer(MethodTrainer):
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
             tfm=self.train_loader_x.dataset.transform,
             is_train=False,
+            random_streams=self.random_streams,
         )
         clock = EpochClock(self.cfg.SEED, "cache") if self.cfg.SEED >= 0 else None
         loader.dataset.clock = clock

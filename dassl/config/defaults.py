@@ -11,7 +11,7 @@ DEFAULTS = CN()
 DEFAULTS.VERSION = 1
 DEFAULTS.OUTPUT_DIR = "./output"
 DEFAULTS.RESUME = ""  # folder of an interrupted run; empty: OUTPUT_DIR
-DEFAULTS.SEED = -1  # from 0 on: shuffling and augmentation are functions of (seed, epoch)
+DEFAULTS.SEED = -1  # from 0 on: of all random numbers
 DEFAULTS.USE_CUDA = True
 DEFAULTS.VERBOSE = True
 
@@ -66,6 +66,7 @@ DEFAULTS.DATALOADER = CN(
     {
         "NUM_WORKERS": 4,
         "CACHE_MB": 1024,  # decoded images are kept in memory up to so much, for all runs of a process; 0: none
+        "RANDOM_STREAMS": "auto",  # of order and augmentation: keyed by (seed, epoch, sample), global generators, auto
         "K_TRANSFORMS": 1,  # how many times each training image is augmented
         "RETURN_IMG0": False,  # also give the image without augmentation
         "TRAIN_X": dict(_TRAIN_LOADER),

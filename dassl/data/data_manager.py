@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.image_store import ImageStore, shared_store
-from dassl.data.samplers import EpochClock, build_sampler, set_stream
+from dassl.data.samplers import EpochClock, build_sampler, keyed_streams, set_stream
 from dassl.utils import RUNS_IN_PROCESS, available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class DatasetWrapper(Dataset):
         is_train: augment ``DATALOADER.K_TRANSFORMS`` times.
     """
 
-    clock: EpochClock | None = None  # set by build_data_loader: augmentation is then a function of (seed, epoch, index)
+    clock: EpochClock | None = None  # with it, augmentation is a function of (seed, epoch, index)
     images: ImageStore | None = None  # None: every image is decoded each time
 
     def __init__(
@@ -128,29 +128,32 @@ def build_data_loader(
     tfm: Transform | Sequence[Transform] | None = None,
     is_train: bool = True,
     dataset_wrapper: Callable[..., Dataset] | None = None,
+    random_streams: str = "global",
 ) -> DataLoader:
     """Return the loader of ``data_source``.
 
-    Training drops an incomplete last batch, unless it is the only one.  No more workers are used than there are processors
-    for this run; the number of workers does not change the batches.
+    Training drops an incomplete last batch, unless it is the only one.  With keyed streams (:mod:`dassl.data.samplers`) no
+    more workers are used than there are processors for this run, since their number does not change the batches, and
+    nothing is drawn from the global generators.  Without, the random numbers are those of a plain ``DataLoader``.
 
     Raises:
         ValueError: ``data_source`` is empty.
     """
     if not data_source:
         raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: there is nothing to load")
-    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins)
+    sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, random_streams)
     dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     if hasattr(sampler, "clock"):
         dataset.clock = sampler.clock
-    generator = None  # of the seeds of the workers; without one, each pass would draw from the global generator
-    if cfg.SEED >= 0:
-        generator = torch.Generator().manual_seed(stream_seed(cfg.SEED, "workers"))
+    workers, generator = cfg.DATALOADER.NUM_WORKERS, None
+    if keyed_streams(cfg, random_streams):
+        workers = min(workers, math.ceil(available_cpus() / RUNS_IN_PROCESS.get()))
+        generator = torch.Generator().manual_seed(stream_seed(cfg.SEED, "workers")) if cfg.SEED >= 0 else None
     return DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
-        num_workers=min(cfg.DATALOADER.NUM_WORKERS, math.ceil(available_cpus() / RUNS_IN_PROCESS.get())),
+        num_workers=workers,
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=on_gpu(choose_device(cfg.USE_CUDA)),
         generator=generator,
@@ -167,6 +170,7 @@ class DataManager:
         custom_tfm_train: transform for training, in place of the configured one.
         custom_tfm_test: transform for validation and test.
         dataset_wrapper: class to use in place of :class:`DatasetWrapper`.
+        random_streams: ``"keyed"`` or ``"global"``, as :mod:`dassl.data.samplers` explains.
     """
 
     def __init__(
@@ -175,11 +179,13 @@ class DataManager:
         custom_tfm_train: Transform | Sequence[Transform] | None = None,
         custom_tfm_test: Transform | None = None,
         dataset_wrapper: Callable[..., Dataset] | None = None,
+        random_streams: str = "global",
     ) -> None:
         self.dataset: DatasetBase = build_dataset(cfg)
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
-        train = {"is_train": True, "tfm": self._transform(cfg, True, custom_tfm_train), "wrapper": dataset_wrapper}
-        test = {"is_train": False, "tfm": self._transform(cfg, False, custom_tfm_test), "wrapper": dataset_wrapper}
+        common = {"dataset_wrapper": dataset_wrapper, "random_streams": random_streams}
+        train = {"is_train": True, "tfm": self._transform(cfg, True, custom_tfm_train), **common}
+        test = {"is_train": False, "tfm": self._transform(cfg, False, custom_tfm_test), **common}
         nodes = cfg.DATALOADER
         self.train_loader_x = self._loader(cfg, nodes.TRAIN_X, self.dataset.train_x, **train)
         node_u = nodes.TRAIN_X if nodes.TRAIN_U.SAME_AS_X else nodes.TRAIN_U
@@ -192,13 +198,12 @@ class DataManager:
 
     @staticmethod
     def _loader(
-        cfg: CfgNode, node: CfgNode, data_source: Sequence[Datum] | None, is_train: bool, tfm: Any, wrapper: Any
+        cfg: CfgNode, node: CfgNode, data_source: Sequence[Datum] | None, **settings: Any
     ) -> DataLoader | None:
         """Return the loader of one list by a node of ``DATALOADER``, None for a list that the data set does not have."""
         if not data_source:
             return None
-        groups = {"n_domain": node.get("N_DOMAIN", 0), "n_ins": node.get("N_INS", 0)}
-        settings = {"is_train": is_train, "tfm": tfm, "dataset_wrapper": wrapper, **groups}
+        settings |= {"n_domain": node.get("N_DOMAIN", 0), "n_ins": node.get("N_INS", 0)}
         return build_data_loader(cfg, node.SAMPLER, data_source, node.BATCH_SIZE, **settings)
 
     @staticmethod

@@ -1,4 +1,9 @@
-"""The order in which samples are visited, and the clock that makes it a function of (seed, epoch)."""
+"""The order in which samples are visited, and where its random numbers come from.
+
+``"global"``, what Dassl does: order and augmentation draw from the global generators of the process and its workers, so
+they depend on the number of workers and on everything that drew before.  ``"keyed"``: they are functions of (seed, epoch,
+sample).  A trainer says which of the two it wants, ``DATALOADER.RANDOM_STREAMS`` may say otherwise.
+"""
 
 from collections.abc import Iterator, Sized
 from multiprocessing.sharedctypes import RawArray
@@ -11,6 +16,23 @@ from yacs.config import CfgNode
 from dassl.utils import check_availability, stream_seed
 
 SAMPLERS = ("RandomSampler", "SequentialSampler")
+RANDOM_STREAMS = ("auto", "keyed", "global")
+
+
+def keyed_streams(cfg: CfgNode, wanted: str = "global") -> bool:
+    """Say whether loaders draw from streams keyed by (seed, epoch, sample), where there is a seed.
+
+    Args:
+        cfg: ``DATALOADER.RANDOM_STREAMS`` decides, unless it is ``"auto"``.
+        wanted: ``"keyed"`` or ``"global"``, what ``"auto"`` stands for.
+
+    Raises:
+        ValueError: another value than these.
+    """
+    for value, what in ((cfg.DATALOADER.RANDOM_STREAMS, "DATALOADER.RANDOM_STREAMS"), (wanted, "random_streams")):
+        check_availability(value, RANDOM_STREAMS, f"value of {what}")
+    asked = cfg.DATALOADER.RANDOM_STREAMS
+    return (wanted if asked == "auto" else asked) == "keyed"
 
 
 class EpochClock:
@@ -87,16 +109,19 @@ def build_sampler(
     batch_size: int = 32,
     n_domain: int = 0,
     n_ins: int = 16,
+    random_streams: str = "global",
 ) -> Sampler:
     """Return a sampler over ``data_source``.
 
     Args:
         sampler_type: ``RandomSampler`` or ``SequentialSampler``.
-        cfg: with ``SEED`` from 0 on, the random order is a function of (seed, epoch); else of PyTorch's global generator.
+        cfg: read by :func:`keyed_streams`; without it the order comes from PyTorch's global generator.
         data_source: what is sampled.
         batch_size: unused, as all that follows: for samplers that compose batches.
         n_domain: domains per batch.
         n_ins: samples per class or domain.
+        random_streams: ``"keyed"``: the random order is a function of (seed, epoch), if there is a seed; ``"global"``:
+            it is drawn from PyTorch's global generator.
 
     Raises:
         ValueError: an unknown sampler.
@@ -104,6 +129,6 @@ def build_sampler(
     check_availability(sampler_type, SAMPLERS, "sampler")
     if sampler_type == "SequentialSampler":
         return SequentialSampler(data_source)
-    if cfg is not None and cfg.SEED >= 0:
+    if cfg is not None and cfg.SEED >= 0 and keyed_streams(cfg, random_streams):
         return EpochRandomSampler(data_source, EpochClock(cfg.SEED))
     return RandomSampler(data_source)

@@ -51,6 +51,9 @@ class SimpleTrainer(TrainerBase):
         cfg: the configuration, frozen or not.
 
     Class attributes:
+        random_streams: where order and augmentation of the images come from, unless ``DATALOADER.RANDOM_STREAMS`` says
+            otherwise: ``"global"``, the generators of the process, as in Dassl; ``"keyed"``, functions of (seed, epoch,
+            sample).
         recipe: version of what this class computes; raised when its code makes other numbers of the same configuration.
         learns: whether it has anything to learn; one that has not gives the same for every seed.
         serves: the classes that it can be tested on: ``"any"``, ``"part"`` (some of those that it was trained on) or
@@ -64,7 +67,8 @@ class SimpleTrainer(TrainerBase):
         training_evidence: fields of ``metrics.json`` about the images that this process trains on.
     """
 
-    recipe = 1
+    random_streams = "global"
+    recipe = 2
     learns = True
     serves = "any"
 
@@ -93,7 +97,7 @@ class SimpleTrainer(TrainerBase):
 
     def build_data_loader(self) -> None:
         """Make the data manager and take its loaders."""
-        self.dm = DataManager(self.cfg)
+        self.dm = DataManager(self.cfg, random_streams=self.random_streams)
         self.train_loader_x: DataLoader = self.dm.train_loader_x
         self.train_loader_u: DataLoader | None = self.dm.train_loader_u
         self.val_loader: DataLoader | None = self.dm.val_loader
@@ -135,7 +139,7 @@ class SimpleTrainer(TrainerBase):
         self.time_start = self._epoch_start = time.time()
 
     def before_epoch(self) -> None:
-        """Tell the data which epoch it is: order and augmentation depend on it."""
+        """Tell the data which epoch it is: with keyed streams, order and augmentation depend on it."""
         set_epoch(self.train_loader_x, self.epoch)
         set_epoch(self.train_loader_u, self.epoch)
 
@@ -296,7 +300,7 @@ class TrainerXU(TrainerX):
         counts = {"train_x": x, "train_u": u, "smaller_one": min(x, u)}
         check_availability(self.cfg.TRAIN.COUNT_ITER, list(counts), "value of TRAIN.COUNT_ITER")
         count = counts[self.cfg.TRAIN.COUNT_ITER]
-        endless = zip(_endless(self.train_loader_x), _endless(self.train_loader_u), strict=False)
+        endless = zip(_Endless(self.train_loader_x), _Endless(self.train_loader_u), strict=False)
         return count, itertools.islice(endless, count)
 
     def step(self, batch: tuple[Any, Any]) -> Mapping[str, Any] | None:
@@ -312,10 +316,18 @@ class TrainerXU(TrainerX):
         return self._to_device(batch_x["img"]), self._to_device(batch_x["label"]), self._to_device(batch_u["img"])
 
 
-def _endless(loader: DataLoader) -> Iterator[Any]:
-    """Yield the batches of a loader, again and again."""
-    while True:
-        yield from loader
+class _Endless(Iterator[Any]):
+    """The batches of a loader, again and again; the first pass begins at once, since each draws when it begins."""
+
+    def __init__(self, loader: DataLoader) -> None:
+        self.loader, self.batches = loader, iter(loader)
+
+    def __next__(self) -> Any:
+        try:
+            return next(self.batches)
+        except StopIteration:
+            self.batches = iter(self.loader)
+            return next(self.batches)
 
 
 def _with_progress_bar(batches: Iterable[Any], title: str, count: int) -> Iterable[Any]:

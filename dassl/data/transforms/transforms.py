@@ -1,10 +1,14 @@
 """From a Pillow image to a tensor (3, H, W), by the names in ``INPUT.TRANSFORMS``.
 
 This module imports torchvision, which takes seconds: the rest of the engine imports it where it is needed.
+
+Each step draws what Dassl's step of that name draws, from the same global generator and in the same order; the
+exceptions are the policies and ``randaugment``, which are torchvision's.
 """
 
 import functools
 import logging
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,19 +30,44 @@ ToTensors = Callable[[list[Image]], Sequence[Tensor]]  # the images of a batch -
 
 
 class Cutout:
-    """Set ``n`` squares of ``length`` pixels at random places of an image tensor (C, H, W) to 0; borders may cut them."""
+    """Set ``n`` squares at random places of an image tensor (C, H, W) to 0; borders may cut them.
+
+    A square reaches ``length // 2`` pixels up and left of its place, and as many down and right, its place included.
+    Places are drawn from NumPy's generator.
+    """
 
     def __init__(self, n: int, length: int) -> None:
         self.n, self.length = n, length
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return a copy of ``image`` (C, H, W) with the squares in it."""
-        image, (height, width) = image.clone(), image.shape[-2:]
+        image, (height, width), reach = image.clone(), image.shape[-2:], self.length // 2
         for _ in range(self.n):
-            top = int(torch.randint(height, ())) - self.length // 2
-            left = int(torch.randint(width, ())) - self.length // 2
-            image[:, max(top, 0) : max(top + self.length, 0), max(left, 0) : max(left + self.length, 0)] = 0
+            y, x = np.random.randint(height), np.random.randint(width)  # noqa: NPY002
+            image[:, max(y - reach, 0) : y + reach, max(x - reach, 0) : x + reach] = 0
         return image
+
+
+class RandomTranslation:
+    """With probability ``p``, enlarge a Pillow image by an eighth and cut ``size`` (height, width) out of it; else resize.
+
+    All is drawn from Python's generator: whether, from where on the left, from where at the top.
+    """
+
+    def __init__(self, size: tuple[int, int], interpolation: T.InterpolationMode, p: float = 0.5) -> None:
+        self.size, self.interpolation, self.p = size, interpolation, p
+
+    def __call__(self, image: Image) -> Image:
+        """Return an image of ``size``."""
+        if random.uniform(0, 1) > self.p:
+            return T.functional.resize(image, self.size, self.interpolation)
+        height, width = larger = [round(side * 1.125) for side in self.size]
+        left = round(random.uniform(0, width - self.size[1]))
+        top = round(random.uniform(0, height - self.size[0]))
+        return T.functional.crop(T.functional.resize(image, larger, self.interpolation), top, left, *self.size)
+
+    def __repr__(self) -> str:
+        return f"RandomTranslation(size={self.size}, interpolation={self.interpolation.value}, p={self.p})"
 
 
 class ResizeWhole:
@@ -62,16 +91,16 @@ class ResizeWhole:
 
 
 class GaussianNoise:
-    """Add normal noise to an image tensor (C, H, W), half of the time."""
+    """Add normal noise (from PyTorch's generator) to an image tensor (C, H, W), half of the time (Python's generator)."""
 
     def __init__(self, mean: float, std: float, p: float = 0.5) -> None:
         self.mean, self.std, self.p = mean, std, p
 
     def __call__(self, image: Tensor) -> Tensor:
         """Return ``image`` (C, H, W), noisy or not."""
-        if torch.rand(()) >= self.p:
+        if random.uniform(0, 1) > self.p:
             return image
-        return image + self.mean + self.std * torch.randn_like(image)
+        return image + (torch.randn(image.size()) * self.std + self.mean)
 
 
 def instance_normalization(image: Tensor) -> Tensor:
@@ -101,9 +130,8 @@ def _resize_long_side(cfg: CfgNode) -> list[Step]:
 
 
 def _random_translation(cfg: CfgNode) -> Step:
-    larger = [round(side * 1.125) for side in cfg.INPUT.SIZE]
-    resize = T.Resize(larger, interpolation=INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION])
-    return "random translation", T.RandomApply([resize, T.RandomCrop(tuple(cfg.INPUT.SIZE))], p=0.5)
+    mode = INTERPOLATION_MODES[cfg.INPUT.INTERPOLATION]
+    return "random translation", RandomTranslation(tuple(cfg.INPUT.SIZE), mode)
 
 
 def _random_crop(cfg: CfgNode) -> Step:
@@ -244,7 +272,7 @@ def _compose(steps: list[Step]) -> Callable:
 
 
 DRAWING_FROM_TORCH_ONLY = {
-    Cutout, GaussianNoise, T.AutoAugment, T.CenterCrop, T.ColorJitter, T.GaussianBlur, T.Normalize, T.RandAugment,
+    T.AutoAugment, T.CenterCrop, T.ColorJitter, T.GaussianBlur, T.Normalize, T.RandAugment,
     ResizeWhole, T.RandomCrop, T.RandomGrayscale, T.RandomHorizontalFlip, T.RandomResizedCrop, T.Resize, T.ToTensor,
 }  # fmt: skip
 
