@@ -65,6 +65,7 @@ class FewShotDataset(DatasetBase):
     template: str = "a photo of a {}."  # zero-shot prompt
     counts: Counts | None = None
     parts: tuple[Part, ...] = ()  # what the set consists of and where it comes from
+    needs_root: bool = True  # DATASET.ROOT has to be there before it is loaded
     replaceable: bool = True  # a dropped-in data set of the same name takes its place
     keeps: bool = True  # write the split file and the draws that are made (tools that only look say no)
     CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": ""}  # keys under DATASET, with defaults

@@ -32,6 +32,7 @@ class DrawnDataset(FewShotDataset):
     """
 
     drawn: ClassVar[DrawnSet]
+    needs_root = False
     image_dir = "images"
     split_file = "split.json"
     CONFIG: ClassVar[dict[str, Any]] = {**FewShotDataset.CONFIG, "DRAW_SEED": 1}

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dassl.utils import atomic_write
-from results.cli import PROTOCOLS, Wanted, tables_of
+from protocols import PROTOCOLS
+from results.cli import tables_of
 from results.formats import FORMATS
 from results.paired import paired
 from results.plots import draw, save
 from results.records import Record
 from results.report import page
 from results.seeds import parse_seeds
-from results.tables import Table
+from results.tables import Table, TableOptions
 from results.tree import read_records
 
 if TYPE_CHECKING:
@@ -45,10 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         records = read_records(args.directory, from_logs=True)
-        wanted = Wanted(parse_seeds(args.seeds) if args.seeds else (), source=args.source)
+        options = TableOptions(parse_seeds(args.seeds) if args.seeds else (), source=args.source)
         tables: dict[str, Table] = {}
         for protocol in args.table:
-            tables |= tables_of(records, protocol, wanted, args.directory)
+            tables |= tables_of(records, protocol, options, args.directory)
         if args.paired:
             tables["paired"] = paired(records, *args.paired)
         figures = draw(records)

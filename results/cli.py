@@ -5,17 +5,16 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
+from protocols import PROTOCOLS
 from results import logs
 from results.formats import FORMATS
 from results.paired import paired
 from results.records import Record
 from results.seeds import numbers, parse_seeds
 from results.statistics import population_ci95
-from results.tables import Table, base2new
-from results.transfer import few_shot, transfers, zero_shot
+from results.tables import Table, TableOptions
 from results.tree import read_records
 
 DESCRIPTION = """Results of runs.
@@ -48,60 +47,18 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a table is to show.
-
-    Attributes:
-        seeds: those that are expected; by default those that any run has.
-        compare: whether published numbers stand beside.
-        source: data set that is trained on, where others are tested; by default a table for each that there is.
-    """
-
-    seeds: Sequence[int] = ()
-    compare: bool = True
-    source: str = ""
-
-
-def _base2new(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
-    return {"base2new": base2new(records, wanted.seeds, compare=wanted.compare)}
-
-
-def _cross_dataset(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
-    return transfers(records, "xd", wanted.seeds, wanted.compare, wanted.source)
-
-
-def _domains(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
-    return transfers(records, "dg", wanted.seeds, wanted.compare, wanted.source)
-
-
-def _few_shot(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
-    return {"fewshot": few_shot(records, wanted.seeds)}
-
-
-def _zero_shot(records: Sequence[Record], wanted: Wanted) -> dict[str, Table]:
-    return {"zeroshot": zero_shot(records)}
-
-
-PROTOCOLS = {
-    "base2new": _base2new,
-    "xd": _cross_dataset,
-    "dg": _domains,
-    "fewshot": _few_shot,
-    "zeroshot": _zero_shot,
-}
-
-
-def tables_of(records: Sequence[Record], protocol: str, wanted: Wanted, directory: str) -> dict[str, Table]:
+def tables_of(records: Sequence[Record], protocol: str, options: TableOptions, directory: str) -> dict[str, Table]:
     """The tables of a protocol, by names for their files: one, or for a transfer one per data set trained on.
 
     Raises:
         ValueError: there is nothing to show; the sentence says of what there are runs below the directory.
     """
-    tables = {name: table for name, table in PROTOCOLS[protocol](records, wanted).items() if table.rows}
+    made = PROTOCOLS[protocol].tables_of(records, options)
+    tables = {name: table for name, table in made.items() if table.rows}
     if not tables:
-        there = [name for name, make in PROTOCOLS.items() if any(t.rows for t in make(records, Wanted()).values())]
-        source = f" trained on {wanted.source}" if wanted.source and protocol in ("xd", "dg") else ""
+        every = {name: other.tables_of(records, TableOptions()) for name, other in PROTOCOLS.items()}
+        there = [name for name, made in every.items() if any(table.rows for table in made.values())]
+        source = f" trained on {options.source}" if options.source and PROTOCOLS[protocol].has_source else ""
         raise ValueError(
             f"no runs of {protocol}{source} below {directory}; there are runs of: {', '.join(there) or 'none'}"
         )
@@ -191,8 +148,8 @@ def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, in
         ValueError: the tree holds no runs of the protocol, --paired names no method of it, or CSV cannot hold it.
     """
     records = read_records(args.directory, from_logs=True)
-    wanted = Wanted(seeds, args.compare != "none", args.source)
-    tables = list(tables_of(records, args.table, wanted, args.directory).values())
+    options = TableOptions(seeds, compare=args.compare != "none", source=args.source)
+    tables = list(tables_of(records, args.table, options, args.directory).values())
     complete = all(table.complete for table in tables)
     if args.paired:
         tables.append(paired(records, *args.paired))

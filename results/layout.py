@@ -1,8 +1,12 @@
 """Where runs lie below an output folder: the directories of the code family's scripts, built and recognised by the
 same templates.
+
+A protocol (`protocols/`) declares the roles of its runs, each with its template.
 """
 
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 # The sets of the base-to-new protocol in the order of the papers' tables, and the four ImageNet variants.
@@ -22,14 +26,8 @@ BENCHMARKS = (
 IMAGENET_VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 
 ZERO_SHOT = "Zeroshot"  # how the names of zero-shot CLIP's trainers begin
+USUAL_SOURCE = "imagenet"
 
-TEMPLATES = {
-    "base": "base2new/train_base/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
-    "new": "base2new/test_new/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}",
-    "transfer": "evaluation{origin}/{trainer}/{cfg}_{shots}shots{variant}/{dataset}/seed{seed}",
-    "all": "{dataset}/{trainer}/{cfg}_{shots}shots{variant}/seed{seed}",
-    "zeroshot": "{zeroshot}/{cfg}/{dataset}",
-}
 _PATTERNS = {
     "shots": r"-?\d+",
     "seed": r"-?\d+",
@@ -40,12 +38,62 @@ _PATTERNS = {
 
 
 @dataclass(frozen=True)
-class Place:
+class Role:
+    """What a run is in its protocol.
+
+    Attributes:
+        template: its directory below the output folder, of the fields of `RunDirectory`. `{origin}` stands for the data
+            set that was trained on where another one is tested, `{zeroshot}` for a trainer that learns nothing.
+        classes: the classes that it is tested on: `base`, `new` or `all`; "" where the template does not say.
+        part: `train` if it is what `--part train` carries out, `test` if it evaluates what such a run learned.
+    """
+
+    template: str
+    classes: str = "all"
+    part: str = "train"
+
+    @property
+    def has_source(self) -> bool:
+        """Whether a run tests on another data set than it was trained on."""
+        return "{origin}" in self.template
+
+    @property
+    def has_variant(self) -> bool:
+        """Whether the directory has a level for a variant."""
+        return "{variant}" in self.template
+
+    @property
+    def trains(self) -> bool:
+        """Whether a run learns something."""
+        return self.part == "train" and "{zeroshot}" not in self.template
+
+
+_ROLES: dict[str, Role] = {}
+
+
+def declare_roles(roles: Mapping[str, Role]) -> None:
+    """Make the roles of a protocol known; ValueError for a role that is known as something else."""
+    for name, role in roles.items():
+        if _ROLES.setdefault(name, role) != role:
+            raise ValueError(f"role {name!r} is declared twice, with different directories: {role} and {_ROLES[name]}")
+    _recognisers.cache_clear()
+
+
+def known_roles() -> dict[str, Role]:
+    """The roles of all protocols, by name."""
+    import protocols  # noqa: F401 - declares what is in the folder
+
+    return _ROLES
+
+
+@dataclass(frozen=True)
+class RunDirectory:
     """What the directory of a run says about it.
 
     Attributes:
-        role: `base` (trained and tested on base classes), `new` (the same run on new classes), `all` (trained and
-            tested on all classes), `transfer` (trained on another set), `zeroshot` (all classes, nothing learned).
+        role: what it is in its protocol: `base` (trained and tested on base classes), `new` (the same run on new
+            classes), `all` (trained and tested on all classes), `transfer` (trained on another set), `zeroshot` (all
+            classes, nothing learned), or another one of `known_roles`.
         dataset: name of the data set's configuration file, without its suffix; of the tested one.
         trainer: registered name.
         cfg: name of the method's configuration file, without its suffix.
@@ -62,14 +110,24 @@ class Place:
     shots: int = 0
     seed: int = 0
     variant: str = ""
-    source: str = "imagenet"
+    source: str = USUAL_SOURCE
+
+    @property
+    def kind(self) -> Role:
+        """The role, as its protocol declares it."""
+        return known_roles()[self.role]
+
+    @property
+    def trained_on(self) -> str:
+        """The data set that the run, or the one that it evaluates, was trained on."""
+        return self.source if self.kind.has_source else self.dataset
 
     def path(self) -> str:
         """Directory of the run, relative to the output folder, with `/`."""
         fields = {**vars(self), "zeroshot": self.trainer}
         fields["variant"] = f"/{self.variant}" if self.variant else ""
-        fields["origin"] = "" if self.source == "imagenet" else f"_from_{self.source}"
-        return TEMPLATES[self.role].format(**fields)
+        fields["origin"] = "" if self.source == USUAL_SOURCE else f"_from_{self.source}"
+        return self.kind.template.format(**fields)
 
 
 def _compile(template: str) -> re.Pattern[str]:
@@ -82,25 +140,28 @@ def _compile(template: str) -> re.Pattern[str]:
     return re.compile(f"(?:^|/){''.join(named)}$")
 
 
-_RECOGNISERS = {role: _compile(template) for role, template in TEMPLATES.items()}
+@functools.cache
+def _recognisers() -> dict[str, re.Pattern[str]]:
+    """The patterns of all roles, those with the most fixed letters first: others match parts of their directories."""
+
+    def fixed_letters(name: str) -> int:
+        return len(re.sub(r"\{\w+\}", "", _ROLES[name].template))
+
+    return {name: _compile(_ROLES[name].template) for name in sorted(known_roles(), key=fixed_letters, reverse=True)}
 
 
-def recognise(path: str, learnless: str = "") -> Place | None:
-    """The place that a directory (absolute, with `/`) is, or None if no template makes such a one.
+def recognise(path: str, learnless: str = "") -> RunDirectory | None:
+    """What a directory (absolute, with `/`) says, or None if no template makes such a one.
 
     Args:
         path: the directory.
         learnless: name of the trainer whose run it is, if it learns nothing. The directories of zero-shot CLIP are
             known without it, by their name.
     """
-    if learnless and not learnless.startswith(ZERO_SHOT):
-        found = re.search(rf"(?:^|/){re.escape(learnless)}/([^/]+)/([^/]+)$", path)
-        if found:
-            return Place("zeroshot", found[2], learnless, found[1])
-    for role, pattern in _RECOGNISERS.items():
+    for role, pattern in _recognisers().items():
         if match := pattern.search(path):
             found = match.groupdict()
-            return Place(
+            return RunDirectory(
                 role=role,
                 dataset=found["dataset"],
                 trainer=found.get("trainer") or found["zeroshot"],
@@ -108,6 +169,7 @@ def recognise(path: str, learnless: str = "") -> Place | None:
                 shots=int(found.get("shots", 0)),
                 seed=int(found.get("seed", 0)),
                 variant=found.get("variant", "").removeprefix("/"),
-                source=found.get("origin", "").removeprefix("_from_") or "imagenet",
+                source=found.get("origin", "").removeprefix("_from_") or USUAL_SOURCE,
             )
-    return None
+    found = learnless and re.search(rf"(?:^|/){re.escape(learnless)}/([^/]+)/([^/]+)$", path)
+    return RunDirectory("zeroshot", found[2], learnless, found[1]) if found else None

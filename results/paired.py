@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 
 from results.records import Record
+from results.rows import Pair, in_order, method_names, pairs_of
 from results.statistics import harmonic_mean, paired_test
-from results.tables import Pair, Probability, Table, in_order, method_names, pairs_of
+from results.tables import Probability, Table
 
 MEASURES = ("base", "new", "HM")
 

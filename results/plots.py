@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 from results.layout import ZERO_SHOT
 from results.published import facts
 from results.records import Record
+from results.rows import Method, few_shot_rows, in_order, method_names, method_of, methods_in_order, pairs_of
 from results.statistics import harmonic_mean
-from results.tables import Method, in_order, mean_of, method_names, method_of, methods_in_order, pairs_of
-from results.transfer import few_shot_rows
+from results.tables import mean_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

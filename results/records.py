@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from results import logs
-from results.layout import ZERO_SHOT, Place, recognise
+from results.layout import ZERO_SHOT, RunDirectory, recognise
 
 METRICS, FAILURE = "metrics.json", "failed.json"
 NEEDED = ("trainer", "dataset", "seed", "accuracy")
@@ -28,7 +28,7 @@ class Record:
             for the runs differ in ...`); "" if they are.
     """
 
-    place: Place
+    place: RunDirectory
     path: str
     metrics: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
@@ -76,7 +76,9 @@ def divergence(metrics: Mapping[str, Any]) -> str:
     return ""
 
 
-def read_run(directory: str | os.PathLike[str], from_logs: bool = False, place: Place | None = None) -> Record | None:
+def read_run(
+    directory: str | os.PathLike[str], from_logs: bool = False, place: RunDirectory | None = None
+) -> Record | None:
     """The run in a directory, or None if none was begun there or the directory is of no known layout.
 
     Args:
@@ -108,9 +110,9 @@ def _read_or_say(path: str) -> tuple[dict[str, Any], str]:
         return {}, f"failed: {error}"
 
 
-def _from_log(place: Place, directory: str) -> Record:
+def _from_log(place: RunDirectory, directory: str) -> Record:
     """What the log of a run says: accuracy, macro F1 and the backbone, if its configuration was printed."""
-    tested = place.role in ("new", "transfer", "zeroshot") or place.trainer.startswith(ZERO_SHOT)
+    tested = not place.kind.trains or place.trainer.startswith(ZERO_SHOT)
     signals = logs.END_OF_TEST if tested else logs.END_OF_TRAINING
     found = logs.read_run(directory, "accuracy", signals)
     if found.value is None:

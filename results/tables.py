@@ -1,18 +1,17 @@
-"""Tables of records: one row per data set and method, then the averages over data sets.
+"""Tables of records: what the tables of all protocols are made of.
 
-Spread is always over seeds. Published tables round the harmonic mean of a data set from its mean base and mean new
-accuracy, so here too the number shown is that; its spread is that of the seeds' own harmonic means.
+Spread is always over seeds.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from results.layout import BENCHMARKS, IMAGENET_VARIANTS, ZERO_SHOT
 from results.published import departures, published
 from results.records import Record
+from results.rows import Method, in_order, method_names, method_of, methods_in_order
 from results.seeds import numbers, seeds_name
-from results.settings import SHOWN, unlike_sets_note
-from results.statistics import Summary, harmonic_mean, summarise
+from results.settings import SHOWN
+from results.statistics import Summary, summarise
 
 
 class Difference(float):
@@ -24,11 +23,9 @@ class Probability(float):
 
 
 Value = Summary | float | int | str | None
-Method = tuple[str, str, int]  # trainer, configuration, shots
 
 SPREAD = "± is the sample standard deviation over seeds (n - 1), in brackets half the width of the 95% t interval"
-AVERAGE_OF_HMS = "average, HM = mean of the sets' HMs"
-HM_OF_AVERAGES = "average, HM = HM of the mean accuracies"
+AVERAGE = "average"
 
 
 @dataclass
@@ -45,136 +42,21 @@ class Table:
     complete: bool = True
 
 
-@dataclass
-class Pair:
-    """Base and new accuracy of one method on one data set, by seed, where both are there."""
+@dataclass(frozen=True)
+class TableOptions:
+    """What a table is to show.
 
-    base: dict[int, float]
-    new: dict[int, float]
-
-    @property
-    def seeds(self) -> list[int]:
-        """Seeds that have both."""
-        return sorted(self.base.keys() & self.new.keys())
-
-    def summaries(self) -> list[Summary]:
-        """Base, new and harmonic mean over the seeds that have both (at least one)."""
-        base = summarise([self.base[seed] for seed in self.seeds])
-        new = summarise([self.new[seed] for seed in self.seeds])
-        own = [harmonic_mean(self.base[seed], self.new[seed]) for seed in self.seeds]
-        return [base, new, summarise(own, mean=harmonic_mean(base.mean, new.mean))]
-
-
-def method_of(record: Record) -> Method:
-    """What is averaged over seeds: trainer, configuration and shots."""
-    place = record.place
-    return place.trainer, f"{place.cfg}/{place.variant}" if place.variant else place.cfg, place.shots
-
-
-def method_names(methods: Iterable[Method]) -> dict[Method, str]:
-    """A name for each method: the trainer, with configuration and shots only where the trainer alone is not enough."""
-    methods = list(dict.fromkeys(methods))
-    names = {}
-    for method in methods:
-        trainer, cfg, shots = method
-        rivals = [other for other in methods if other[0] == trainer and other != method]
-        extra = [cfg] if any(other[1] != cfg for other in rivals) else []
-        extra += [shots_name(shots)] if any(other[2] != shots for other in rivals) else []
-        names[method] = f"{trainer} ({', '.join(extra)})" if extra else trainer
-    return names
-
-
-def shots_name(shots: int) -> str:
-    """`1 shot`, `2 shots`."""
-    return f"{shots} shot{'' if shots == 1 else 's'}"
-
-
-def in_order(names: Iterable[str], order: Sequence[str] = ()) -> list[str]:
-    """Names as in `order`, then data sets as in the papers, then zero-shot, then the rest by the alphabet."""
-    ranks = {name: rank for rank, name in enumerate([*order, *BENCHMARKS, *IMAGENET_VARIANTS])}
-    return sorted(set(names), key=lambda name: (ranks.get(name, len(ranks)), not name.startswith(ZERO_SHOT), name))
-
-
-def methods_in_order(methods: Iterable[Method], order: Sequence[str] = ()) -> list[Method]:
-    """Methods by their trainers as in `in_order`, then by configuration and shots."""
-    methods = set(methods)
-    trainers = in_order((trainer for trainer, _, _ in methods), order)
-    return sorted(methods, key=lambda method: (trainers.index(method[0]), method))
-
-
-def pairs_of(records: Iterable[Record]) -> dict[tuple[str, Method], Pair]:
-    """Base and new accuracies of sound records by data set and method."""
-    pairs: dict[tuple[str, Method], Pair] = {}
-    for record in records:
-        if record.place.role in ("base", "new"):
-            pair = pairs.setdefault((record.place.dataset, method_of(record)), Pair({}, {}))
-            if not record.problem:
-                getattr(pair, record.place.role)[record.place.seed] = record.accuracy
-    return pairs
-
-
-def base2new(
-    records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = (), compare: bool = True
-) -> Table:
-    """Base, new and harmonic mean per data set and method, and both averages over the data sets.
-
-    Args:
-        records: of the roles `base` and `new`; others are passed over.
-        seeds: those that are expected; by default those that any row has.
+    Attributes:
+        seeds: those that are expected; by default those that any run has.
         order: data sets and trainers in the order wanted.
-        compare: put published numbers beside, where there are any.
+        compare: whether published numbers stand beside.
+        source: data set that is trained on, where others are tested; by default a table for each that there is.
     """
-    records = [record for record in records if record.place.role in ("base", "new")]
-    pairs = pairs_of(records)
-    table = Table("Base-to-new generalisation: accuracy in percent", ["data set", "method", "n", "base", "new", "HM"])
-    table.notes.append(f"mean over n seeds; {SPREAD}; HM: harmonic mean of mean base and mean new accuracy")
-    datasets = in_order((dataset for dataset, _ in pairs), order)
-    methods = methods_in_order((method for _, method in pairs), order)
-    names = method_names(methods)
-    beside = {method: published_entry(records, "base2new", method) for method in methods} if compare else {}
-    strange = departing(records, beside)
-    keys = [(dataset, method) for dataset in datasets for method in methods if (dataset, method) in pairs]
-    for dataset, method in keys:
-        pair = pairs[dataset, method]
-        cells = pair.summaries() if pair.seeds else [None, None, None]
-        entry = None if (dataset, method) in strange else beside.get(method)
-        table.rows.append([dataset, names[method], len(pair.seeds), *cells, *_facts(entry, [dataset])])
-    for method in methods:
-        entry = None if any((dataset, method) in strange for dataset in datasets) else beside.get(method)
-        table.rows += _averages([pairs.get((dataset, method)) for dataset in datasets], datasets, names[method], entry)
-        everywhere = [set(pairs[dataset, method].seeds) for dataset in datasets if (dataset, method) in pairs]
-        if len(everywhere) == len(datasets):
-            table.notes += common_seeds_note(everywhere, names[method])
-            own = (record for record in records if method_of(record) == method)
-            table.notes += unlike_sets_note(own, names[method])
-    add_missing(table, records, {key: pair.seeds for key, pair in pairs.items()}, names, seeds)
-    _add_published_columns(table, beside)
-    table.notes += departure_notes(strange, names)
-    return table
 
-
-def _averages(
-    parts: Sequence[Pair | None], datasets: Sequence[str], name: str, fact: Mapping | None
-) -> list[list[Value]]:
-    """The two average rows of a method, over the seeds that have every data set.
-
-    None unless it has every data set of the table, at least two, and such a seed.
-    """
-    seeds = common([set(pair.seeds) if pair else set() for pair in parts])
-    if len(parts) < 2 or not seeds:
-        return []
-    own = [Pair({s: pair.base[s] for s in seeds}, {s: pair.new[s] for s in seeds}) for pair in parts if pair]
-    base = summarise([mean_of(pair.base[s] for pair in own) for s in seeds])
-    new = summarise([mean_of(pair.new[s] for pair in own) for s in seeds])
-    per_seed = [mean_of(harmonic_mean(pair.base[s], pair.new[s]) for pair in own) for s in seeds]
-    mean_of_hms = summarise(per_seed, mean_of(pair.summaries()[2].mean for pair in own))
-    per_seed = [harmonic_mean(mean_of(p.base[s] for p in own), mean_of(p.new[s] for p in own)) for s in seeds]
-    hm_of_means = summarise(per_seed, harmonic_mean(base.mean, new.mean))
-    first, second = _facts(fact, datasets), _facts(fact, datasets, of_means=True)
-    return [
-        [AVERAGE_OF_HMS, name, len(seeds), base, new, mean_of_hms, *first],
-        [HM_OF_AVERAGES, name, len(seeds), base, new, hm_of_means, *second],
-    ]
+    seeds: Sequence[int] = ()
+    order: Sequence[str] = ()
+    compare: bool = True
+    source: str = ""
 
 
 def common(parts: Sequence[Collection[int]]) -> list[int]:
@@ -194,6 +76,28 @@ def mean_of(values: Iterable[float]) -> float:
     """The mean of at least one number."""
     values = list(values)
     return sum(values) / len(values)
+
+
+def by_dataset(records: Iterable[Record]) -> dict[tuple[str, Method], dict[int, float]]:
+    """Accuracies of sound records by data set and method, then by seed."""
+    cells: dict[tuple[str, Method], dict[int, float]] = {}
+    for record in records:
+        by_seed = cells.setdefault((record.place.dataset, method_of(record)), {})
+        if not record.problem:
+            by_seed[record.place.seed] = record.accuracy
+    return cells
+
+
+def average(parts: Sequence[Mapping[int, float]]) -> Summary | None:
+    """The mean over data sets, over the seeds that have all of them; None without such a seed."""
+    seeds = common(parts)
+    return summarise([mean_of(part[seed] for part in parts) for seed in seeds]) if seeds else None
+
+
+def counted(parts: Iterable[Mapping[int, float]]) -> int | str:
+    """How many seeds the parts that have any have: `3`, or `2 to 3` where that differs."""
+    counts = sorted({len(part) for part in parts if part})
+    return counts[-1] if len(counts) == 1 else f"{counts[0]} to {counts[-1]}" if counts else 0
 
 
 def published_entry(records: Iterable[Record], protocol: str, method: Method) -> dict | None:
@@ -226,40 +130,6 @@ def departure_notes(strange: Mapping[tuple[str, Method], Sequence[str]], names: 
         f"published recipe: {differ}"
         for differ, own in where.items()
     ]
-
-
-def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = False) -> list[Value]:
-    """Published base, new and HM over the data sets; None where they are not known."""
-    numbers = entry["results"] if entry else {}
-    if all(dataset in numbers for dataset in datasets):
-        each = [numbers[dataset] for dataset in datasets]
-        base, new = mean_of(pair[0] for pair in each), mean_of(pair[1] for pair in each)
-        hm = harmonic_mean(base, new) if of_means else mean_of(harmonic_mean(*pair) for pair in each)
-        return [base, new, hm]
-    if set(datasets) == set(BENCHMARKS) and "average" in numbers:
-        base, new = numbers["average"]
-        return [base, new, harmonic_mean(base, new) if of_means and base is not None else None]
-    return [None, None, None]
-
-
-def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]) -> None:
-    """Turn the three numbers at the end of each row into columns and differences; drop them if there are none."""
-    known = any(value is not None for row in table.rows for value in row[6:])
-    for row in table.rows:
-        facts = row[6:]
-        del row[6:]
-        if known:
-            row += facts
-            row += [
-                Difference(own.mean - fact) if own is not None and fact is not None else None
-                for own, fact in zip(row[3:6], facts, strict=True)
-            ]
-    if known:
-        table.columns += [f"published {what}" for what in ("base", "new", "HM")]
-        table.columns += [f"difference {what}" for what in ("base", "new", "HM")]
-        entries = {f"{entry['name']} ({entry['seeds']} seeds): {entry['source']}" for entry in beside.values() if entry}
-        table.notes += [f"published: {entry}" for entry in sorted(entries)]
-        table.notes.append("difference: own mean less the published one")
 
 
 def missing_seeds(
@@ -321,3 +191,45 @@ def complaints(records: Iterable[Record], names: Mapping[Method, str]) -> list[s
         f"left out: {dataset}, {name}, {seeds_name(own)}, {role} classes: {problem}"
         for (dataset, name, role, problem), own in seeds.items()
     ]
+
+
+def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
+    """Accuracy and macro F1 of each data set and method, whatever was trained on, and their averages over the sets."""
+    records = list(records)
+    methods = methods_in_order({method_of(record) for record in records}, order)
+    names = method_names(methods)
+    table = Table(f"{title} in percent", ["data set", "method", "n", "accuracy", "macro F1"])
+    if any(record.learns for record in records):
+        table.notes.append(f"mean over n seeds; {SPREAD}")
+    found: dict[tuple[str, Method], dict[int, Record]] = {}
+    for record in records:
+        by_seed = found.setdefault((record.place.dataset, method_of(record)), {})
+        if not record.problem:
+            by_seed[record.place.seed] = record
+    datasets = in_order((dataset for dataset, _ in found), order)
+    for dataset in datasets:
+        for method in methods:
+            if (dataset, method) in found:
+                own = list(found[dataset, method].values())
+                table.rows.append([dataset, names[method], len(own), *_measures(own)])
+    if len(datasets) > 1:
+        for method in methods:
+            parts = [found.get((dataset, method), {}) for dataset in datasets]
+            table.rows.append(_average_row(names[method], parts))
+            table.notes += common_seeds_note(parts, names[method])
+    add_missing(table, records, found, names, seeds)
+    return table
+
+
+def _measures(own: Sequence[Record]) -> list[Value]:
+    """Accuracy and macro F1 over records; None where there is none."""
+    f1 = [record.metrics["macro_f1"] for record in own if "macro_f1" in record.metrics]
+    return [summarise([record.accuracy for record in own]) if own else None, summarise(f1) if f1 else None]
+
+
+def _average_row(name: str, parts: Sequence[Mapping[int, Record]]) -> list[Value]:
+    """The mean over data sets of accuracy and macro F1, where every data set has them."""
+    accuracy = average([{seed: record.accuracy for seed, record in part.items()} for part in parts])
+    complete = all("macro_f1" in record.metrics for part in parts for record in part.values())
+    f1 = [{seed: record.metrics["macro_f1"] for seed, record in part.items()} for part in parts] if complete else []
+    return [AVERAGE, name, accuracy.n if accuracy else 0, accuracy, average(f1)]

@@ -16,20 +16,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from protocols import PROTOCOLS
 from results.formats import FORMATS
-from results.layout import BENCHMARKS, IMAGENET_VARIANTS
+from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE
 from results.seeds import parse_seeds
+from results.tables import TableOptions
 from sweep import slurm
-from sweep.plan import PART_OF, PROTOCOLS, Pack, Run, Setting
+from sweep.method_configs import CONFIGS
+from sweep.plan import Run, SeedGroup, SweepConfig
 from sweep.pool import Outcome, Pool, Slot, WorkerError
 from sweep.progress import Bar
-from sweep.recipes import CARRIED, CONFIGS
 
-SOURCE = "imagenet"
 YAML = (".yaml", ".yml")
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+")
 INTERRUPTED = 130
 NUMBERED = (*BENCHMARKS, *IMAGENET_VARIANTS)
+
+
+def _with_source() -> str:
+    """The protocols that test on other data sets than they train on: `xd and dg`."""
+    return " and ".join(sorted((name for name, known in PROTOCOLS.items() if known.has_source), reverse=True))
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
     numbered = ", ".join(f"{number} {name}" for number, name in enumerate(NUMBERED))
     names = f"names in configs/datasets (default: the papers'), YAML files of one's own, or numbers: {numbered}"
     what.add_argument("--datasets", nargs="+", metavar="NAME", help=names)
-    what.add_argument("--source", default=SOURCE, metavar="NAME", help="of xd and dg (default: %(default)s)")
+    what.add_argument(
+        "--source", default=USUAL_SOURCE, metavar="NAME", help=f"of {_with_source()} (default: %(default)s)"
+    )
     what.add_argument("--seeds", help="such as 1-20 or 1,2,5 (default: the paper's)")
     what.add_argument("--shots", nargs="+", type=int, help="training images per class (default: the papers')")
     what.add_argument(
@@ -111,10 +119,11 @@ def complete_arguments(args: argparse.Namespace) -> None:
     args.seeds = args.seeds or protocol.seeds
     args.shots = list(dict.fromkeys(args.shots or protocol.shots))
     _check_numbers(args)
-    transfer = args.protocol in ("xd", "dg")
-    if args.source != SOURCE and not transfer:
-        raise ValueError(f"--source {args.source}: {args.protocol} tests on what it trains on; xd and dg have a source")
-    if args.variant and not (transfer or args.protocol == "fewshot"):
+    if args.source != USUAL_SOURCE and not protocol.has_source:
+        raise ValueError(
+            f"--source {args.source}: {args.protocol} tests on what it trains on; {_with_source()} have a source"
+        )
+    if args.variant and not protocol.has_variant:
         raise ValueError(f"--variant {args.variant}: the directories of {args.protocol} have no such level")
 
 
@@ -150,7 +159,7 @@ def own_files(datasets: Sequence[str]) -> dict[str, str]:
     return files
 
 
-def make_setting(args: argparse.Namespace, opts: Sequence[str]) -> Setting:
+def make_config(args: argparse.Namespace, opts: Sequence[str]) -> SweepConfig:
     """What the runs share; ValueError for malformed `--seeds` or `--configs`."""
     configs, known = {}, {name.lower(): name for name in args.trainers}
     for pair in args.configs:
@@ -160,7 +169,7 @@ def make_setting(args: argparse.Namespace, opts: Sequence[str]) -> Setting:
             named = ", ".join(args.trainers)
             raise ValueError(f"--configs {pair}: write TRAINER=NAME with one of the --trainers ({named})")
         configs[trainer] = name.removesuffix(".yaml")
-    return Setting(
+    return SweepConfig(
         root=args.root,
         output=args.output,
         shots=args.shots[0],
@@ -191,11 +200,11 @@ def make_slots(args: argparse.Namespace) -> list[Slot]:
     return [Slot(by_number[number], args.threads) for _ in range(args.per_gpu) for number in wanted]
 
 
-def plan(args: argparse.Namespace, setting: Setting) -> list[Run]:
+def plan(args: argparse.Namespace, config: SweepConfig) -> list[Run]:
     """All runs of the protocol, both parts of it, each once."""
-    make, datasets = PROTOCOLS[args.protocol].plan, [setting.name(dataset) for dataset in args.datasets]
-    setting = replace(setting, source=setting.name(setting.source))
-    runs = [run for shots in args.shots for run in make(replace(setting, shots=shots), args.trainers, datasets)]
+    make, datasets = PROTOCOLS[args.protocol].plan, [config.name(dataset) for dataset in args.datasets]
+    config = replace(config, source=config.name(config.source))
+    runs = [run for shots in args.shots for run in make(replace(config, shots=shots), args.trainers, datasets)]
     return list({run.output_dir: run for run in runs}.values())
 
 
@@ -207,35 +216,36 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
         WorkerError: worker processes cannot start.
     """
     from sweep.report import describe
-    from sweep.state import examine, redo
+    from sweep.state import examine, needs_root, redo
 
     complete_arguments(args)
-    setting, slots = make_setting(args, opts), make_slots(args)
-    runs = plan(args, setting)
+    config, slots = make_config(args, opts), make_slots(args)
+    runs = plan(args, config)
     if args.redo and not args.dry_run:
         for run in redo(runs):
             sys.stderr.write(f"deleted {run.output_dir}\n")
     progress = examine(runs)
-    chosen = [run for run in runs if args.part in ("", PART_OF[run.place.role])]
-    todo = [run for run in progress.todo if run in chosen]
-    complete = [run for run in progress.complete if run in chosen]
+    chosen = [run for run in runs if args.part in ("", run.place.kind.part)]
+    asked = {run.output_dir for run in chosen}
+    todo = [run for run in progress.todo if run.output_dir in asked]
+    complete = [run for run in progress.complete if run.output_dir in asked]
     there = {run.output_dir for run in (*progress.complete, *todo)}
     untrained = list(dict.fromkeys(run.needs for run in todo if run.needs and run.needs not in there))
     packs = pack(args, todo, slots)
     if args.dry_run:
         sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output))
         return 0
-    if todo and not os.path.isdir(args.root) and not all(name.startswith(CARRIED) for name in args.datasets):
+    if todo and not os.path.isdir(args.root) and any(map(needs_root, todo)):
         raise FileNotFoundError(f"--root {args.root}: there is no such folder (DATA in the environment names it too)")
     if untrained:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
     outcome = work(packs, args, slots) if todo else Outcome()
-    conclude(args, setting, chosen, outcome)
+    conclude(args, config, chosen, outcome)
     return 1 if outcome.failed else 0
 
 
-def pack(args: argparse.Namespace, todo: list[Run], slots: list[Slot]) -> list[Pack]:
+def pack(args: argparse.Namespace, todo: list[Run], slots: list[Slot]) -> list[SeedGroup]:
     """The runs to do in packs, one process each: by `--stack`; by default several seeds on GPUs, one on CPUs."""
     from sweep.packs import make_packs
 
@@ -247,7 +257,7 @@ def pack(args: argparse.Namespace, todo: list[Run], slots: list[Slot]) -> list[P
     return make_packs(todo, args.stack or (0 if on_gpus else 1), places)
 
 
-def work(packs: list[Pack], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
+def work(packs: list[SeedGroup], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
     """Carry out the runs here or on a cluster, with a progress bar."""
     logs = os.path.join(args.output, "logs")
     os.makedirs(logs, exist_ok=True)
@@ -278,14 +288,15 @@ def slurm_options(args: argparse.Namespace, logs: str) -> slurm.Options:
     )
 
 
-def conclude(args: argparse.Namespace, setting: Setting, runs: Sequence[Run], outcome: Outcome) -> None:
+def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run], outcome: Outcome) -> None:
     """Write the table, the lines that make its rows, the averages if asked for, and what failed."""
     from sweep.report import commands, table_of, write_averages
 
-    order = [*map(setting.name, args.datasets), *args.trainers]
-    sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, setting.seeds, order)))
+    order = [*map(config.name, args.datasets), *args.trainers]
+    options = TableOptions(config.seeds, order, source=config.name(config.source))
+    sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, options)))
     if args.format == "text":
-        lines = commands(args, setting, runs)
+        lines = commands(args, config, runs)
         sys.stdout.write("\n".join(["", "Each row again:", *(f"  {line}" for line in lines)]) + "\n")
     if args.average:
         sys.stdout.write("\n" + write_averages(runs))

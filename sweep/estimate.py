@@ -59,7 +59,7 @@ def _measure(finished: Iterable[Record]) -> tuple[dict, dict]:
     sizes: dict[tuple, list[int]] = {}
     for record in finished:
         metrics, epochs = record.metrics, len(record.metrics.get("history", ()))
-        evaluates = record.place.role in ("new", "transfer") and record.learns
+        evaluates = record.place.kind.part == "test" and record.learns
         passes = metrics.get("num_test", 0) + TRAINING_PASSES * metrics.get("num_train", 0) * epochs
         key = (record.place.trainer, record.place.cfg, evaluates)
         if passes:

@@ -5,17 +5,17 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
 from results.seeds import numbers
-from sweep.plan import Pack, Run
-from sweep.recipes import kind
+from sweep.method_configs import trainer_class
+from sweep.plan import Run, SeedGroup
 from trainers.stacked import evenly
 
 
 def stackable(trainer: str) -> bool:
     """Whether the steps of several seeds of a trainer may be computed together; those of others do not say so."""
-    return getattr(kind(trainer), "stackable", False)
+    return getattr(trainer_class(trainer), "stackable", False)
 
 
-def make_packs(runs: Iterable[Run], most: int, places: int) -> list[Pack]:
+def make_packs(runs: Iterable[Run], most: int, places: int) -> list[SeedGroup]:
     """Runs in packs: the trainings of one recipe and data set together, everything else by itself.
 
     How many of a pack are computed at once is found out when it runs (`trainers.stacked`).
@@ -34,7 +34,7 @@ def make_packs(runs: Iterable[Run], most: int, places: int) -> list[Pack]:
     return [tuple(pack) for group in groups.values() for pack in evenly(group, most)]
 
 
-def packing(packs: Sequence[Pack]) -> list[str]:
+def packing(packs: Sequence[SeedGroup]) -> list[str]:
     """How trainings are packed, in sentences; none where each runs alone."""
     sizes = sorted({len(pack) for pack in packs if len(pack) > 1})
     if not sizes:
@@ -51,7 +51,7 @@ def packing(packs: Sequence[Pack]) -> list[str]:
     return lines
 
 
-def arguments(pack: Pack) -> list[str]:
+def arguments(pack: SeedGroup) -> list[str]:
     """The arguments of train.py that carry out a pack: `--seeds` and the folder of all of them where it has several."""
     argv = list(pack[0].argv)
     if len(pack) > 1:

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import connection
 
-from sweep.plan import Pack, Run
+from sweep.plan import Run, SeedGroup
 from sweep.state import failed
 from sweep.worker import Message, serve
 
@@ -40,7 +40,7 @@ class Worker:
     process: multiprocessing.process.BaseProcess
     pipe: connection.Connection
     ready: bool = False
-    pack: Pack = ()
+    pack: SeedGroup = ()
     open: set[int] = field(default_factory=set)  # places in the pack of the runs that are not over
     last: set[str] = field(default_factory=set)  # directories of the pack that it had before
 
@@ -87,10 +87,10 @@ class Pool:
     ):
         self.slots, self.logs, self.tell, self.life = slots, logs, tell, life
         self.workers: dict[int, Worker] = {}  # by slot
-        self.waiting: list[Pack] = []
+        self.waiting: list[SeedGroup] = []
         self.outcome = Outcome()
 
-    def work(self, packs: Sequence[Pack]) -> Outcome:
+    def work(self, packs: Sequence[SeedGroup]) -> Outcome:
         """Carry out the runs, each after the one that it needs; a run whose need failed is not tried.
 
         Runs of one pack need nothing, or things that are there together. A need that is not among the runs is taken to
@@ -138,7 +138,7 @@ class Pool:
         worker = self.workers.get(index)
         return worker if worker and (worker.pack or worker.process.is_alive()) else None
 
-    def _give(self, index: int, pack: Pack) -> None:
+    def _give(self, index: int, pack: SeedGroup) -> None:
         """Send a pack to the worker of a slot, which is started if there is none."""
         worker = self._at(index)
         if worker is None:

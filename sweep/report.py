@@ -7,17 +7,20 @@ from datetime import timedelta
 from pathlib import Path
 
 from dassl.utils import atomic_write
+from protocols import PROTOCOLS
+from results.layout import USUAL_SOURCE
 from results.records import Record, read_run
 from results.statistics import Summary, summarise
-from results.tables import Table, base2new
-from results.transfer import accuracies, few_shot, transfer, zero_shot
+from results.tables import Table, TableOptions, accuracies
 from sweep.packs import arguments, packing
-from sweep.plan import Pack, Run, Setting
+from sweep.plan import Run, SeedGroup, SweepConfig
 
 AVERAGES = "average_results.txt"
 
 
-def describe(complete: Sequence[Run], packs: Sequence[Pack], untrained: Sequence[str], slots: int, output: str) -> str:
+def describe(
+    complete: Sequence[Run], packs: Sequence[SeedGroup], untrained: Sequence[str], slots: int, output: str
+) -> str:
     """A dry run's text: what is to do as lines of train.py, then counts, time and disk.
 
     Args:
@@ -47,42 +50,32 @@ def describe(complete: Sequence[Run], packs: Sequence[Pack], untrained: Sequence
     return "\n".join(lines) + "\n"
 
 
-def table_of(protocol: str, part: str, runs: Sequence[Run], seeds: Sequence[int], order: Sequence[str]) -> Table:
+def table_of(protocol: str, part: str, runs: Sequence[Run], options: TableOptions) -> Table:
     """The table of the runs as they lie on disk: the protocol's, or, for a part of it, accuracy and macro F1."""
     records = [record for run in runs if (record := read_run(run.output_dir, place=run.place))]
     if part:
-        return accuracies(records, f"{protocol}, {part}", seeds, order)
-    if protocol == "base2new":
-        return base2new(records, seeds, order)
-    if protocol in ("xd", "dg"):
-        source = next((run.place.source for run in runs if run.place.role == "transfer"), "imagenet")
-        return transfer(records, seeds, order, protocol=protocol, source=source)
-    return few_shot(records, seeds, order) if protocol == "fewshot" else zero_shot(records, order)
+        return accuracies(records, f"{protocol}, {part}", options.seeds, options.order)
+    return PROTOCOLS[protocol].table(records, options)
 
 
-def commands(args: argparse.Namespace, setting: Setting, runs: Sequence[Run]) -> list[str]:
+def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     """For each data set and method of the table, the line that makes its rows (all sets at once for a transfer)."""
     lines = []
-    for dataset, trainer in dict.fromkeys((_group(run), run.place.trainer) for run in runs):
+    for dataset, trainer in dict.fromkeys((run.place.trained_on, run.place.trainer) for run in runs):
         words = ["python", "-m", "sweep", args.protocol, "--trainers", trainer]
-        tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.role == "transfer"]
-        if tested or args.protocol not in ("xd", "dg"):
+        tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.kind.has_source]
+        if tested or not PROTOCOLS[args.protocol].has_source:
             named = dict.fromkeys(tested) or [dataset]
-            words += ["--datasets", *(setting.files.get(name, name) for name in named)]
+            words += ["--datasets", *(config.files.get(name, name) for name in named)]
         words += ["--seeds", args.seeds, "--shots", *map(str, args.shots), "--root", args.root, "--output", args.output]
-        if trainer in setting.configs:
-            words += ["--configs", f"{trainer}={setting.configs[trainer]}"]
+        if trainer in config.configs:
+            words += ["--configs", f"{trainer}={config.configs[trainer]}"]
         words += ["--threads", str(args.threads)] if args.threads != 1 else []  # as many threads, so many digits
-        for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", "imagenet")):
+        for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", USUAL_SOURCE)):
             value = getattr(args, name.replace("-", "_"))
             words += [f"--{name}", value] if value != usual else []
-        lines.append(shlex.join([*words, *setting.opts]))
+        lines.append(shlex.join([*words, *config.opts]))
     return lines
-
-
-def _group(run: Run) -> str:
-    """Runs of one group share a line: those of one data set, or of one source."""
-    return run.place.source if run.place.role == "transfer" else run.place.dataset
 
 
 def write_averages(runs: Sequence[Run]) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from results.records import read_run
-from sweep.plan import Pack, Run
+from sweep.plan import Run, SeedGroup
 from sweep.pool import THREADS, Outcome
 from sweep.state import finished
 from sweep.worker import Message, execute_pack
@@ -34,7 +34,7 @@ class Task:
         over: directories of the runs that are over; they are not repeated when the job is put back into the queue.
     """
 
-    packs: tuple[Pack, ...]
+    packs: tuple[SeedGroup, ...]
     threads: int
     over: list[str] = field(default_factory=list)
 
@@ -48,7 +48,7 @@ class Task:
         for pack in self.packs:
             left = tuple(run for run in pack if run.output_dir not in self.over)
 
-            def note(message: Message, left: Pack = left) -> None:
+            def note(message: Message, left: SeedGroup = left) -> None:
                 if message.kind != "progress":
                     run = left[message.index]
                     self.over.append(run.output_dir)
@@ -112,10 +112,10 @@ class Options:
         return {**wanted, **{f"slurm_{name.replace('-', '_')}": value for name, value in self.more.items()}}
 
 
-Element = tuple[Pack, ...]  # of an array: what one job does
+Element = tuple[SeedGroup, ...]  # of an array: what one job does
 
 
-def arrays(packs: Sequence[Pack]) -> list[tuple[list[Element], list[Element]]]:
+def arrays(packs: Sequence[SeedGroup]) -> list[tuple[list[Element], list[Element]]]:
     """Packs as pairs of arrays: element `i` of the second follows element `i` of the first.
 
     Evaluations of one training, or of the trainings of one pack, are one element. What nothing follows, or what needs
@@ -123,7 +123,7 @@ def arrays(packs: Sequence[Pack]) -> list[tuple[list[Element], list[Element]]]:
     """
     runs = [run for pack in packs for run in pack]
     own = {run.output_dir for run in runs}
-    followers: dict[str, list[Pack]] = {}
+    followers: dict[str, list[SeedGroup]] = {}
     for run in runs:
         if run.needs:
             followers.setdefault(run.needs, []).append((run,))
@@ -145,7 +145,9 @@ def _parts(items: list) -> list[list]:
     return [items[start : start + LARGEST_ARRAY] for start in range(0, len(items), LARGEST_ARRAY)]
 
 
-def submit(packs: Sequence[Pack], options: Options, executor: Any = None) -> list[tuple[Any, tuple[Run, ...], Any]]:
+def submit(
+    packs: Sequence[SeedGroup], options: Options, executor: Any = None
+) -> list[tuple[Any, tuple[Run, ...], Any]]:
     """Hand the packs to SLURM; returns jobs with their runs, and the job that each of them follows (or None).
 
     Raises:
@@ -210,7 +212,7 @@ class Queue:
         return self.missing & before
 
 
-def work(packs: Sequence[Pack], options: Options, tell: Callable[[Run, Message], None]) -> Outcome:
+def work(packs: Sequence[SeedGroup], options: Options, tell: Callable[[Run, Message], None]) -> Outcome:
     """Carry out the packs on SLURM and wait for them; jobs are cancelled if the wait is interrupted."""
     jobs = submit(packs, options)
     logger.info("%d jobs in SLURM's queue, logs in %s", len(jobs), options.folder)

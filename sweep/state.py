@@ -17,8 +17,8 @@ from dassl.config import get_cfg_default
 from dassl.engine.record import flat, plain, recipe_of
 from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
+from sweep.method_configs import trainer_class
 from sweep.plan import Run
-from sweep.recipes import kind
 from trainers.base import FILLED
 
 logger = logging.getLogger(__name__)
@@ -96,7 +96,7 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
 
 def _other_code_or_weights(run: Run, wanted: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """In which recipe and weights a run differs from what would be used now, where its record says which they were."""
-    found = [("recipe", record.get("recipe"), recipe_of(kind(run.place.trainer)))]
+    found = [("recipe", record.get("recipe"), recipe_of(trainer_class(run.place.trainer)))]
     if record.get("backbone_digest"):
         now = _weights_digest(wanted["MODEL.BACKBONE.NAME"], wanted["MODEL.BACKBONE.PATH"])
         found.append(("digest of the weights", record["backbone_digest"][:12], now[:12]))
@@ -127,6 +127,15 @@ def _configuration(arguments: str) -> dict[str, Any]:
     import ast
 
     return flat(plain(train.build_config(argparse.Namespace(**ast.literal_eval(arguments)))))
+
+
+def needs_root(run: Run) -> bool:
+    """Whether the run's data set has to lie in the folder of the data sets: a drawn one is put there by itself."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    name = requested(run.argv)["DATASET.NAME"]
+    known = name in DATASET_REGISTRY.registered_names()
+    return not known or getattr(DATASET_REGISTRY.get(name), "needs_root", True)
 
 
 def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
@@ -179,7 +188,7 @@ def started(run: Run) -> Iterator[None]:
         if os.path.exists(failure):
             os.unlink(failure)
         config = plain(train.build_config(train.build_parser().parse_args(list(run.argv))))
-        request = {"argv": list(run.argv), "recipe": recipe_of(kind(run.place.trainer)), "config": config}
+        request = {"argv": list(run.argv), "recipe": recipe_of(trainer_class(run.place.trainer)), "config": config}
         write_json(request, os.path.join(run.output_dir, REQUEST))
         yield
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, parent_process
 
-from sweep.plan import Pack, Run
+from sweep.plan import Run, SeedGroup
 
 STEP_LINE = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 
@@ -58,7 +58,7 @@ class StepLines(io.TextIOBase):
         self.target.flush()
 
 
-def execute_pack(pack: Pack, tell: Callable[[Message], None]) -> None:
+def execute_pack(pack: SeedGroup, tell: Callable[[Message], None]) -> None:
     """Carry out runs in this process, the steps of several computed together; tells how far each is, and its end.
 
     The screen shows the first of them.

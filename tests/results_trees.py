@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from results.layout import Place
+from results.layout import RunDirectory
 
 
-def write_run(root: Path, place: Place, accuracy: float, **fields) -> Path:
+def write_run(root: Path, place: RunDirectory, accuracy: float, **fields) -> Path:
     """Write a `metrics.json` as a run leaves it; returns the run's directory."""
     metrics = {
         "trainer": place.trainer,
@@ -33,7 +33,7 @@ def base2new_tree(root: Path, datasets=("dtd", "eurosat"), seeds=(1, 2, 3)) -> N
     """APEX on some sets and seeds, zero-shot CLIP on the first seed; accuracies depend on set and seed."""
     for i, dataset in enumerate(datasets):
         for seed in seeds:
-            write_run(root, Place("base", dataset, "APEX", APEX, 16, seed), 80.0 + i + seed)
-            write_run(root, Place("new", dataset, "APEX", APEX, 16, seed), 60.0 + i - seed)
+            write_run(root, RunDirectory("base", dataset, "APEX", APEX, 16, seed), 80.0 + i + seed)
+            write_run(root, RunDirectory("new", dataset, "APEX", APEX, 16, seed), 60.0 + i - seed)
         for role, accuracy in (("base", 50.0), ("new", 60.0)):
-            write_run(root, Place(role, dataset, "ZeroshotCLIP", "vit_b16", 16, 1), accuracy)
+            write_run(root, RunDirectory(role, dataset, "ZeroshotCLIP", "vit_b16", 16, 1), accuracy)

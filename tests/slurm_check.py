@@ -9,8 +9,9 @@ import sys
 import time
 from pathlib import Path
 
+from protocols.base2new import plan as base2new
 from sweep import slurm
-from sweep.plan import Setting, base2new
+from sweep.plan import SweepConfig
 
 
 def wait_for(condition, seconds: float = 400.0) -> None:
@@ -25,7 +26,7 @@ def wait_for(condition, seconds: float = 400.0) -> None:
 def preempted(data: str, output: str) -> dict:
     """A training is preempted after its first checkpoint; SLURM starts it again, then what follows it."""
     opts = ("OPTIM.MAX_EPOCH", "6", "TRAIN.CHECKPOINT_FREQ", "1")
-    setting = Setting(root=data, output=output, shots=16, seeds=(1,), opts=opts)
+    setting = SweepConfig(root=data, output=output, shots=16, seeds=(1,), opts=opts)
     train, test = base2new(setting, ["CoOp"], ["drawn_thermal"])
     jobs = slurm.submit([(train,), (test,)], slurm.Options(folder=f"{output}/logs/slurm"))
     job = jobs[0][0]

@@ -15,7 +15,7 @@ import predict
 import train
 import trainers  # noqa: F401 - registers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from sweep.recipes import config_of
+from sweep.method_configs import config_of
 
 ROOT = Path(__file__).resolve().parents[1]
 OPTS = ["DATASET.NUM_SHOTS", "2", "DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "1"]

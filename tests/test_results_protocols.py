@@ -6,21 +6,24 @@ import pytest
 from results_trees import APEX, base2new_tree, write_run
 from scipy import stats
 
+from protocols.fewshot import few_shot
+from protocols.xd import transfer, transfers
+from protocols.zeroshot import zero_shot
 from results import cli
 from results.formats import cell
-from results.layout import Place
+from results.layout import RunDirectory
 from results.paired import paired
 from results.statistics import harmonic_mean, summarise
-from results.transfer import AVERAGE, few_shot, transfer, transfers, zero_shot
+from results.tables import AVERAGE
 from results.tree import read_records
 
 
 def _transfer_tree(root, seeds=(1, 2)):
     for seed in seeds:
-        write_run(root, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
-        write_run(root, Place("all", "dtd", "APEX", "other", 16, seed), 1.0)
+        write_run(root, RunDirectory("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
+        write_run(root, RunDirectory("all", "dtd", "APEX", "other", 16, seed), 1.0)
         for i, dataset in enumerate(("caltech101", "dtd", "imagenetv2", "imagenet_a")):
-            write_run(root, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 50.0 + i + seed)
+            write_run(root, RunDirectory("transfer", dataset, "APEX", "cross_eval", 16, seed), 50.0 + i + seed)
 
 
 def test_cross_dataset_and_domain_generalisation(tmp_path):
@@ -43,8 +46,10 @@ def test_cross_dataset_and_domain_generalisation(tmp_path):
 def test_sources_are_not_mixed(tmp_path, capsys):
     _transfer_tree(tmp_path)
     for seed in (1, 2):
-        write_run(tmp_path, Place("all", "dtd", "APEX", "cross_eval", 16, seed), 80.0)
-        write_run(tmp_path, Place("transfer", "eurosat", "APEX", "cross_eval", 16, seed, source="dtd"), 30.0 + seed)
+        write_run(tmp_path, RunDirectory("all", "dtd", "APEX", "cross_eval", 16, seed), 80.0)
+        write_run(
+            tmp_path, RunDirectory("transfer", "eurosat", "APEX", "cross_eval", 16, seed, source="dtd"), 30.0 + seed
+        )
     records = read_records(tmp_path)
     tables = transfers(records, "xd")
     assert tables["xd"].columns == ["method", "n", "imagenet", "caltech101", "dtd", AVERAGE]
@@ -64,7 +69,7 @@ def test_sources_are_not_mixed(tmp_path, capsys):
 def test_a_missing_target_leaves_no_average(tmp_path):
     _transfer_tree(tmp_path)
     for seed in (1, 2):
-        path = tmp_path / Place("transfer", "dtd", "APEX", "cross_eval", 16, seed).path() / "metrics.json"
+        path = tmp_path / RunDirectory("transfer", "dtd", "APEX", "cross_eval", 16, seed).path() / "metrics.json"
         path.unlink()
         path.with_name("failed.json").write_text(json.dumps({"reason": "ValueError: no data"}))
     table = transfers(read_records(tmp_path), "xd", compare=False)["xd"]
@@ -75,9 +80,9 @@ def test_a_missing_target_leaves_no_average(tmp_path):
 
 def test_every_set_that_was_run_is_shown_and_the_source_once(tmp_path):
     for seed in (1, 2, 3):
-        write_run(tmp_path, Place("all", "dtd", "APEX", "c", 16, seed), 70.0 + seed)
+        write_run(tmp_path, RunDirectory("all", "dtd", "APEX", "c", 16, seed), 70.0 + seed)
         for dataset, accuracy in (("dtd", 70.0), ("eurosat", 30.0), ("imagenetv2", 40.0)):
-            place = Place("transfer", dataset, "APEX", "c", 16, seed, source="dtd")
+            place = RunDirectory("transfer", dataset, "APEX", "c", 16, seed, source="dtd")
             if (dataset, seed) != ("imagenetv2", 3):
                 write_run(tmp_path, place, accuracy + seed)
     for protocol in ("xd", "dg"):
@@ -94,7 +99,9 @@ def test_few_shot(tmp_path):
     for dataset, offset in (("dtd", 0), ("eurosat", 10)):
         for shots, cfg in ((1, "vit_b16_ep50"), (16, "vit_b16")):
             for seed in (1, 2):
-                write_run(tmp_path, Place("all", dataset, "CoOp", cfg, shots, seed), 40.0 + offset + shots + seed)
+                write_run(
+                    tmp_path, RunDirectory("all", dataset, "CoOp", cfg, shots, seed), 40.0 + offset + shots + seed
+                )
     table = few_shot(read_records(tmp_path))
     assert table.columns == ["data set", "method", "1 shot", "16 shots"]
     assert table.rows[0] == ["dtd", "CoOp", summarise([42.0, 43.0]), summarise([57.0, 58.0])]
@@ -105,10 +112,10 @@ def test_few_shot(tmp_path):
 def test_configurations_and_variants_of_one_number_of_shots_are_rows_of_their_own(tmp_path):
     for cfg, variant, accuracy in (("c", "", 50.0), ("c", "nctx16", 60.0), ("other", "mine", 70.0)):
         for seed in (1, 2):
-            write_run(tmp_path, Place("all", "dtd", "CoOp", cfg, 1, seed, variant), accuracy + seed)
-    write_run(tmp_path, Place("all", "dtd", "CoOp", "c", 2, 1), 55.0)
-    write_run(tmp_path, Place("all", "dtd", "APEX", "a", 1, 1), 40.0)
-    write_run(tmp_path, Place("all", "dtd", "APEX", "b", 2, 1), 41.0)
+            write_run(tmp_path, RunDirectory("all", "dtd", "CoOp", cfg, 1, seed, variant), accuracy + seed)
+    write_run(tmp_path, RunDirectory("all", "dtd", "CoOp", "c", 2, 1), 55.0)
+    write_run(tmp_path, RunDirectory("all", "dtd", "APEX", "a", 1, 1), 40.0)
+    write_run(tmp_path, RunDirectory("all", "dtd", "APEX", "b", 2, 1), 41.0)
     rows = few_shot(read_records(tmp_path)).rows
     assert [(row[1], row[2] and row[2].mean, row[3] and row[3].mean) for row in rows] == [
         ("APEX", 40.0, 41.0),
@@ -120,7 +127,7 @@ def test_configurations_and_variants_of_one_number_of_shots_are_rows_of_their_ow
 
 def test_what_was_trained_for_other_sets_is_no_few_shot_result(tmp_path):
     _transfer_tree(tmp_path)
-    write_run(tmp_path, Place("all", "imagenet", "APEX", "usual", 16, 1), 71.0)
+    write_run(tmp_path, RunDirectory("all", "imagenet", "APEX", "usual", 16, 1), 71.0)
     assert [row[:2] for row in few_shot(read_records(tmp_path)).rows] == [
         ["imagenet", "APEX"],
         ["dtd", "APEX"],
@@ -131,7 +138,7 @@ def test_what_was_trained_for_other_sets_is_no_few_shot_result(tmp_path):
 
 def test_zero_shot(tmp_path):
     for i, dataset in enumerate(("dtd", "eurosat")):
-        write_run(tmp_path, Place("zeroshot", dataset, "ZeroshotCLIP", "vit_b16"), 44.0 + i)
+        write_run(tmp_path, RunDirectory("zeroshot", dataset, "ZeroshotCLIP", "vit_b16"), 44.0 + i)
     table = zero_shot(read_records(tmp_path))
     assert table.rows == [
         ["dtd", "ZeroshotCLIP", 1, summarise([44.0]), summarise([43.0])],
@@ -144,8 +151,8 @@ def test_paired(tmp_path):
     base2new_tree(tmp_path)
     for dataset, offset in (("dtd", 0.0), ("eurosat", 1.0)):
         for seed in (1, 2, 3):
-            write_run(tmp_path, Place("base", dataset, "CoOp", "c", 16, seed), 79.0 + offset + 2 * seed)
-            write_run(tmp_path, Place("new", dataset, "CoOp", "c", 16, seed), 50.0)
+            write_run(tmp_path, RunDirectory("base", dataset, "CoOp", "c", 16, seed), 79.0 + offset + 2 * seed)
+            write_run(tmp_path, RunDirectory("new", dataset, "CoOp", "c", 16, seed), 50.0)
     table = paired(read_records(tmp_path), "CoOp", "APEX")
     rows = {(row[0], row[1]): row for row in table.rows}
     row = rows["dtd", "base"]
@@ -203,8 +210,8 @@ def test_logs_of_others_make_the_same_tables(tmp_path, capsys):
     config = "MODEL:\n  BACKBONE:\n    NAME: ViT-B/16\n    PRETRAINED: True\n"
     result = "=> result\n* total: 10\n* accuracy: {:.1f}%\n* macro_f1: 1.0%\n"
     for seed in (1, 2):
-        base = tmp_path / Place("base", "dtd", "APEX", APEX, 16, seed).path()
-        new = tmp_path / Place("new", "dtd", "APEX", APEX, 16, seed).path()
+        base = tmp_path / RunDirectory("base", "dtd", "APEX", APEX, 16, seed).path()
+        new = tmp_path / RunDirectory("new", "dtd", "APEX", APEX, 16, seed).path()
         for folder, text in ((base, f"{config}Finished training\n{result.format(82)}"), (new, result.format(60))):
             folder.mkdir(parents=True)
             (folder / "log.txt").write_text(text)

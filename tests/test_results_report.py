@@ -7,7 +7,7 @@ import pytest
 from results_trees import APEX, base2new_tree, write_run
 
 from results.__main__ import main
-from results.layout import Place
+from results.layout import RunDirectory
 from results.tree import read_records
 
 pytest.importorskip("matplotlib", reason="matplotlib is not installed")
@@ -22,11 +22,11 @@ def tree(tmp_path):
     """Base-to-new on two sets with APEX's alphas, few-shot on one, one failure."""
     base2new_tree(tmp_path / "out")
     values = {"classnames": ["a", "b"], "alpha": [0.4, 1.0], "d_nn": [0.1, 0.02], "d_avg": [0.23, 0.3]}
-    place = Place("new", "dtd", "APEX", APEX, 16, 1)
+    place = RunDirectory("new", "dtd", "APEX", APEX, 16, 1)
     write_run(tmp_path / "out", place, 59.0, apex=values, config={"OPTIM": {"LR": 0.15}})
     for shots in (1, 2, 4):
-        write_run(tmp_path / "out", Place("all", "dtd", "CoOp", "vit_b16", shots, 1), 40.0 + shots)
-    failed = tmp_path / "out" / Place("new", "eurosat", "APEX", APEX, 16, 4).path()
+        write_run(tmp_path / "out", RunDirectory("all", "dtd", "CoOp", "vit_b16", shots, 1), 40.0 + shots)
+    failed = tmp_path / "out" / RunDirectory("new", "eurosat", "APEX", APEX, 16, 4).path()
     failed.mkdir(parents=True)
     (failed / "failed.json").write_text(json.dumps({"reason": "ValueError: <no> data"}))
     return tmp_path / "out"
@@ -39,8 +39,8 @@ def test_every_figure_is_drawn(tree):
 def test_methods_with_other_numbers_of_shots_share_a_figure(tmp_path):
     for trainer, numbers in (("CoOp", (1, 2, 4)), ("APEX", (1, 16)), ("VPT", (16,))):
         for shots in numbers:
-            write_run(tmp_path, Place("all", "dtd", trainer, "c", shots, 1), 40.0 + shots)
-    write_run(tmp_path, Place("all", "eurosat", "CoOp", "c", 1, 1), 90.0)
+            write_run(tmp_path, RunDirectory("all", "dtd", trainer, "c", shots, 1), 40.0 + shots)
+    write_run(tmp_path, RunDirectory("all", "eurosat", "CoOp", "c", 1, 1), 90.0)
     axes = draw(read_records(tmp_path))["accuracy_over_shots"].axes[0]
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines == {"APEX (1 set)": [41.0, 56.0], "CoOp (1 set)": [41.0, 42.0, 44.0]}
@@ -69,9 +69,9 @@ def _looks(figure):
 def test_a_method_looks_the_same_in_all_figures(tree):
     for seed in (1, 2):
         for role in ("base", "new"):
-            write_run(tree, Place(role, "dtd", "CoOp", "usual", 16, seed), 55.0)
+            write_run(tree, RunDirectory(role, "dtd", "CoOp", "usual", 16, seed), 55.0)
         for shots in (1, 4):
-            write_run(tree, Place("all", "dtd", "APEX", APEX, shots, seed), 50.0 + shots)
+            write_run(tree, RunDirectory("all", "dtd", "APEX", APEX, shots, seed), 50.0 + shots)
     figures = draw(read_records(tree))
     looks = [_looks(figures[name]) for name in ("gain_over_difficulty", "accuracy_over_shots", "base_against_new")]
     for name in ("APEX", "CoOp"):
@@ -83,7 +83,7 @@ def test_a_method_looks_the_same_in_all_figures(tree):
 
 def test_configurations_of_one_number_of_shots_are_lines_of_their_own(tree):
     for shots in (1, 2, 4):
-        write_run(tree, Place("all", "dtd", "CoOp", "other", shots, 1), 20.0 + shots)
+        write_run(tree, RunDirectory("all", "dtd", "CoOp", "other", shots, 1), 20.0 + shots)
     (axes,) = draw(read_records(tree))["accuracy_over_shots"].axes
     lines = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
     assert lines == {"CoOp (other) (1 set)": [21.0, 22.0, 24.0], "CoOp (vit_b16) (1 set)": [41.0, 42.0, 44.0]}
@@ -93,7 +93,7 @@ def test_configurations_of_one_number_of_shots_are_lines_of_their_own(tree):
 def test_difficulty_is_measured_before_it_is_looked_up(tree):
     records = read_records(tree)
     assert difficulty(records)["dtd"] == (0.0484, "published")
-    write_run(tree, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0, num_classes=47)
+    write_run(tree, RunDirectory("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0, num_classes=47)
     assert difficulty(read_records(tree))["dtd"] == (pytest.approx(1 / (47 * 0.44)), "all classes")
 
 
@@ -153,6 +153,6 @@ def test_missing_seeds_are_named(tree, tmp_path):
 
 def test_a_table_for_each_source(tree, tmp_path):
     for source in ("dtd", "eurosat"):
-        write_run(tree, Place("transfer", "food101", "APEX", "c", 16, 1, source=source), 50.0)
+        write_run(tree, RunDirectory("transfer", "food101", "APEX", "c", 16, 1, source=source), 50.0)
     assert main([str(tree), "--table", "xd", "--to", str(tmp_path / "r")]) == 0
     assert {"xd_from_dtd.md", "xd_from_eurosat.md"} < {path.name for path in (tmp_path / "r").iterdir()}

@@ -8,12 +8,13 @@ from results_trees import write_run
 
 import train
 from dassl.engine.record import plain
+from protocols.base2new import base2new
+from protocols.fewshot import few_shot
+from protocols.xd import transfer
 from results import cli
-from results.layout import Place
+from results.layout import RunDirectory
 from results.published import departures
 from results.report import page
-from results.tables import base2new
-from results.transfer import few_shot, transfer
 from results.tree import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +27,7 @@ def _config(lr=0.002, epochs=50, **more):
 
 def _pair(root, seed, config, dataset="dtd", **fields):
     for role in ("base", "new"):
-        write_run(root, Place(role, dataset, "CoOp", "c", 16, seed), 50.0 + seed, config=config, **fields)
+        write_run(root, RunDirectory(role, dataset, "CoOp", "c", 16, seed), 50.0 + seed, config=config, **fields)
 
 
 def test_seeds_with_other_settings_are_not_averaged(tmp_path, capsys):
@@ -70,8 +71,8 @@ def test_an_average_over_sets_with_other_settings_says_so(tmp_path):
     assert f"average, CoOp: {said}" in table.notes
     assert not any("DATASET.NAME" in note for note in table.notes)
     for dataset, epochs in (("dtd", 50), ("eurosat", 4)):
-        write_run(tmp_path, Place("all", dataset, "CoOp", "c", 1, 1), 50.0, config=_config(epochs=epochs))
-        place = Place("transfer", dataset, "CoOp", "c", 16, 1)
+        write_run(tmp_path, RunDirectory("all", dataset, "CoOp", "c", 1, 1), 50.0, config=_config(epochs=epochs))
+        place = RunDirectory("transfer", dataset, "CoOp", "c", 16, 1)
         write_run(tmp_path, place, 50.0, config=_config(epochs=epochs))
     assert f"average, CoOp, 1 shot: {said}" in few_shot(read_records(tmp_path)).notes
     assert f"average, CoOp: {said}" in transfer(read_records(tmp_path)).notes
@@ -98,7 +99,9 @@ def test_published_numbers_are_for_the_settings_of_the_shipped_file_alone(tmp_pa
     for name, epochs in (("as", 50), ("other", 2)):
         changed = {**config, "OPTIM": {**config["OPTIM"], "MAX_EPOCH": epochs}}
         for role in ("base", "new"):
-            write_run(tmp_path / name, Place(role, "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=changed)
+            write_run(
+                tmp_path / name, RunDirectory(role, "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=changed
+            )
     assert "published base" in base2new(read_records(tmp_path / "as")).columns
     table = base2new(read_records(tmp_path / "other"))
     assert "published base" not in table.columns
@@ -114,7 +117,7 @@ def test_other_image_settings_than_the_backbone_s_are_said(tmp_path):
 
 def test_settings_of_learning_do_not_matter_to_zero_shot(tmp_path):
     config = _shipped("CoOp/vit_b16")
-    place = Place("base", "dtd", "ZeroshotCLIP", "vit_b16", 16, 1)
+    place = RunDirectory("base", "dtd", "ZeroshotCLIP", "vit_b16", 16, 1)
     write_run(tmp_path, place, 1.0, learns=False, config={**config, "OPTIM": {"MAX_EPOCH": 2}})
     (record,) = read_records(tmp_path)
     assert departures(record) == []
@@ -125,7 +128,7 @@ def test_settings_of_learning_do_not_matter_to_zero_shot(tmp_path):
 
 def test_a_file_of_ones_own_is_not_held_against_published_numbers(tmp_path):
     for role in ("base", "new"):
-        write_run(tmp_path, Place(role, "dtd", "CoOp", "mine", 16, 1), 70.0, config=_config())
+        write_run(tmp_path, RunDirectory(role, "dtd", "CoOp", "mine", 16, 1), 70.0, config=_config())
     table = base2new(read_records(tmp_path))
     assert "published base" not in table.columns
     assert any("there is no file mine.yaml in configs/trainers" in note for note in table.notes)

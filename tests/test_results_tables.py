@@ -14,15 +14,17 @@ import pytest
 from results_trees import APEX, base2new_tree, write_run
 from scipy.special import stdtr
 
-from results import cli
+from protocols import PROTOCOLS
+from protocols.base2new import AVERAGE_OF_HMS, HM_OF_AVERAGES, base2new
 from results.formats import FORMATS, to_csv, to_json, to_latex, to_markdown, to_text
-from results.layout import TEMPLATES, Place, recognise
+from results.layout import RunDirectory, known_roles, recognise
 from results.paired import paired
 from results.published import facts, published
 from results.records import divergence
+from results.rows import method_names
 from results.seeds import numbers
 from results.statistics import harmonic_mean, paired_test, population_ci95, summarise, t_quantile
-from results.tables import AVERAGE_OF_HMS, HM_OF_AVERAGES, base2new, method_names
+from results.tables import TableOptions
 from results.tree import read_records
 
 
@@ -30,10 +32,10 @@ def _rows(table):
     return {(row[0], row[1]): dict(zip(table.columns, row, strict=True)) for row in table.rows}
 
 
-@pytest.mark.parametrize("role", sorted(TEMPLATES))
+@pytest.mark.parametrize("role", sorted(known_roles()))
 def test_a_path_is_recognised_as_the_place_that_made_it(role):
     zero = role == "zeroshot"
-    place = Place(role, "dtd", "ZeroshotCLIP" if zero else "APEX", APEX, 0 if zero else 16, 0 if zero else 12)
+    place = RunDirectory(role, "dtd", "ZeroshotCLIP" if zero else "APEX", APEX, 0 if zero else 16, 0 if zero else 12)
     assert recognise(f"/somewhere/output/{place.path()}") == place
     if role in ("all", "transfer"):
         place = replace(place, variant="any name")
@@ -41,10 +43,10 @@ def test_a_path_is_recognised_as_the_place_that_made_it(role):
 
 
 def test_a_method_that_learns_nothing_says_so_in_its_metrics(tmp_path):
-    own = Place("zeroshot", "dtd", "Guessing", "usual")
+    own = RunDirectory("zeroshot", "dtd", "Guessing", "usual")
     write_run(tmp_path, own, 40.0, learns=False)
-    write_run(tmp_path, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 41.0)
-    write_run(tmp_path, Place("base", "dtd", "CoOp", "c", 16, 1), 42.0)
+    write_run(tmp_path, RunDirectory("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 41.0)
+    write_run(tmp_path, RunDirectory("base", "dtd", "CoOp", "c", 16, 1), 42.0)
     (tmp_path / "dtd_test").mkdir()
     (tmp_path / "dtd_test" / "metrics.json").write_text("{}")
     found = {record.place.trainer: record for record in read_records(tmp_path)}
@@ -57,16 +59,16 @@ def test_a_method_that_learns_nothing_says_so_in_its_metrics(tmp_path):
 
 
 def test_directories_are_those_of_the_official_scripts():
-    assert Place("base", "dtd", "APEX", "c", 16, 3).path() == "base2new/train_base/dtd/shots_16/APEX/c/seed3"
-    assert Place("new", "dtd", "APEX", "c", 16, 3).path() == "base2new/test_new/dtd/shots_16/APEX/c/seed3"
-    assert Place("all", "imagenet", "APEX", "c", 16, 3).path() == "imagenet/APEX/c_16shots/seed3"
-    assert Place("transfer", "dtd", "APEX", "c", 16, 3).path() == "evaluation/APEX/c_16shots/dtd/seed3"
-    coop = Place("all", "dtd", "CoOp", "rn50", 16, 1, variant="nctx16_cscFalse_ctpend")
+    assert RunDirectory("base", "dtd", "APEX", "c", 16, 3).path() == "base2new/train_base/dtd/shots_16/APEX/c/seed3"
+    assert RunDirectory("new", "dtd", "APEX", "c", 16, 3).path() == "base2new/test_new/dtd/shots_16/APEX/c/seed3"
+    assert RunDirectory("all", "imagenet", "APEX", "c", 16, 3).path() == "imagenet/APEX/c_16shots/seed3"
+    assert RunDirectory("transfer", "dtd", "APEX", "c", 16, 3).path() == "evaluation/APEX/c_16shots/dtd/seed3"
+    coop = RunDirectory("all", "dtd", "CoOp", "rn50", 16, 1, variant="nctx16_cscFalse_ctpend")
     assert coop.path() == "dtd/CoOp/rn50_16shots/nctx16_cscFalse_ctpend/seed1"
     assert recognise(f"/x/{coop.path()}") == coop
-    other = Place("transfer", "dtd", "APEX", "c", 16, 3, source="drawn_easy")
+    other = RunDirectory("transfer", "dtd", "APEX", "c", 16, 3, source="drawn_easy")
     assert recognise(f"/x/{other.path()}") == other
-    assert Place("zeroshot", "dtd", "ZeroshotCLIP", "c").path() == "ZeroshotCLIP/c/dtd"
+    assert RunDirectory("zeroshot", "dtd", "ZeroshotCLIP", "c").path() == "ZeroshotCLIP/c/dtd"
 
 
 def test_statistics():
@@ -110,7 +112,7 @@ def test_base_to_new_table(tmp_path):
 
 def test_averages_are_over_the_seeds_that_every_set_has(tmp_path):
     base2new_tree(tmp_path)
-    place = Place("new", "eurosat", "APEX", APEX, 16, 3)
+    place = RunDirectory("new", "eurosat", "APEX", APEX, 16, 3)
     (tmp_path / place.path() / "metrics.json").unlink()
     table = base2new(read_records(tmp_path), compare=False)
     rows = _rows(table)
@@ -127,9 +129,11 @@ def test_averages_are_over_the_seeds_that_every_set_has(tmp_path):
 
 def test_missing_failed_and_diverged_seeds_are_named_and_left_out(tmp_path):
     base2new_tree(tmp_path, datasets=("dtd",))
-    write_run(tmp_path, Place("new", "dtd", "APEX", APEX, 16, 2), 58.0).joinpath("metrics.json").unlink()
-    write_run(tmp_path, Place("base", "dtd", "APEX", APEX, 16, 3), 3.0, history=[{"loss": 2.0}, {"loss": float("nan")}])
-    folder = tmp_path / Place("new", "dtd", "APEX", APEX, 16, 2).path()
+    write_run(tmp_path, RunDirectory("new", "dtd", "APEX", APEX, 16, 2), 58.0).joinpath("metrics.json").unlink()
+    write_run(
+        tmp_path, RunDirectory("base", "dtd", "APEX", APEX, 16, 3), 3.0, history=[{"loss": 2.0}, {"loss": float("nan")}]
+    )
+    folder = tmp_path / RunDirectory("new", "dtd", "APEX", APEX, 16, 2).path()
     (folder / "failed.json").write_text(json.dumps({"reason": "OutOfMemoryError: CUDA"}))
     table = base2new(read_records(tmp_path), seeds=(1, 2, 3, 4))
     assert _rows(table)["dtd", "APEX"]["n"] == 1
@@ -142,7 +146,7 @@ def test_missing_failed_and_diverged_seeds_are_named_and_left_out(tmp_path):
 
 def test_a_damaged_result_is_a_failed_run(tmp_path):
     base2new_tree(tmp_path, datasets=("dtd",))
-    path = tmp_path / Place("new", "dtd", "APEX", APEX, 16, 2).path() / "metrics.json"
+    path = tmp_path / RunDirectory("new", "dtd", "APEX", APEX, 16, 2).path() / "metrics.json"
     path.write_text('{"accuracy": 5')
     problems = [record.problem for record in read_records(tmp_path) if record.problem]
     assert len(problems) == 1
@@ -219,19 +223,19 @@ def _all_tables(root):
     base2new_tree(root)
     for seed in (1, 2, 3):
         for role in ("base", "new"):
-            write_run(root, Place(role, "50%_of #1 & {a}", "Mine_~^<x>|$", "c\\fg_1", 16, seed), 40.0 + seed)
-            write_run(root, Place(role, "dtd", "Mine_~^<x>|$", "c\\fg_1", 16, seed), 40.0 - seed**2)
-        write_run(root, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
+            write_run(root, RunDirectory(role, "50%_of #1 & {a}", "Mine_~^<x>|$", "c\\fg_1", 16, seed), 40.0 + seed)
+            write_run(root, RunDirectory(role, "dtd", "Mine_~^<x>|$", "c\\fg_1", 16, seed), 40.0 - seed**2)
+        write_run(root, RunDirectory("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0 + seed)
         for dataset in ("dtd", "imagenet_a"):
-            write_run(root, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 40.0 + seed)
-    write_run(root, Place("all", "dtd", "Mine_~^<x>|$", "c", 1, 1), 41.0)
-    write_run(root, Place("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0)
-    write_run(root, Place("all", "dtd", "CoOp", "vit_b16", 1), 45.0)
-    failed = root / Place("new", "dtd", "APEX", APEX, 16, 4).path()
+            write_run(root, RunDirectory("transfer", dataset, "APEX", "cross_eval", 16, seed), 40.0 + seed)
+    write_run(root, RunDirectory("all", "dtd", "Mine_~^<x>|$", "c", 1, 1), 41.0)
+    write_run(root, RunDirectory("zeroshot", "dtd", "ZeroshotCLIP", "vit_b16"), 44.0)
+    write_run(root, RunDirectory("all", "dtd", "CoOp", "vit_b16", 1), 45.0)
+    failed = root / RunDirectory("new", "dtd", "APEX", APEX, 16, 4).path()
     failed.mkdir(parents=True)
     (failed / "failed.json").write_text(json.dumps({"reason": "ValueError: 100% wrong\n\\end{tabular} & more"}))
     records = read_records(root)
-    tables = [table for make in cli.PROTOCOLS.values() for table in make(records, cli.Wanted()).values()]
+    tables = [table for made in PROTOCOLS.values() for table in made.tables_of(records, TableOptions()).values()]
     return [*tables, paired(records, "APEX", "Mine_~^<x>|$")]
 
 

@@ -19,7 +19,7 @@ from dassl.utils import log_to_stdout
 from datasets import check, prepare
 from results import __main__ as report
 from results import cli as results_cli
-from results.layout import Place
+from results.layout import RunDirectory
 from sweep import cli
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -106,13 +106,13 @@ def results_tree(tmp_path, monkeypatch):
     base2new_tree(output, seeds=range(1, 21))
     for seed in range(1, 21):
         for dataset, accuracy in (("dtd", 60.0), ("eurosat", 70.0)):
-            write_run(output, Place("base", dataset, "CoOp", "vit_b16_ctxv1", 16, seed), accuracy + seed % 3)
-            write_run(output, Place("new", dataset, "CoOp", "vit_b16_ctxv1", 16, seed), accuracy - seed % 5)
-        write_run(output, Place("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0)
+            write_run(output, RunDirectory("base", dataset, "CoOp", "vit_b16_ctxv1", 16, seed), accuracy + seed % 3)
+            write_run(output, RunDirectory("new", dataset, "CoOp", "vit_b16_ctxv1", 16, seed), accuracy - seed % 5)
+        write_run(output, RunDirectory("all", "imagenet", "APEX", "cross_eval", 16, seed), 70.0)
         for dataset in ("dtd", "imagenet_a"):
-            write_run(output, Place("transfer", dataset, "APEX", "cross_eval", 16, seed), 45.0 + seed % 2)
+            write_run(output, RunDirectory("transfer", dataset, "APEX", "cross_eval", 16, seed), 45.0 + seed % 2)
     for shots in (1, 16):
-        write_run(output, Place("all", "dtd", "CoOp", "vit_b16", shots, 1), 60.0)
+        write_run(output, RunDirectory("all", "dtd", "CoOp", "vit_b16", shots, 1), 60.0)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

@@ -15,7 +15,7 @@ import train
 from clip.precision import HOST, Precision
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from sweep.recipes import config_of
+from sweep.method_configs import config_of
 from synthetic.sets import SETS
 from trainers import stacked
 from trainers.apex import APEXMethod

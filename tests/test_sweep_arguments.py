@@ -8,9 +8,11 @@ import pytest
 from clip.loading import load_backbone
 from dassl.config import get_cfg_default
 from dassl.engine.record import plain
+from protocols.base2new import plan as base2new
+from protocols.xd import plan as transfer
 from sweep import cli
-from sweep.plan import Setting, base2new, transfer
-from sweep.recipes import config_of
+from sweep.method_configs import config_of
+from sweep.plan import SweepConfig
 from sweep.state import AnotherConfiguration, Busy, compare, examine, flat, redo, requested, started
 from sweep.worker import execute
 from trainers.base import FILLED, fill_input
@@ -24,7 +26,7 @@ def _in_the_repository(repo_root, monkeypatch):
 def _runs(*words: str):
     args = cli.build_parser().parse_args(list(words))
     cli.complete_arguments(args)
-    return cli.plan(args, cli.make_setting(args, []))
+    return cli.plan(args, cli.make_config(args, []))
 
 
 def test_what_is_named_twice_runs_once():
@@ -35,7 +37,7 @@ def test_what_is_named_twice_runs_once():
 
 
 def test_the_source_is_tested_by_its_training():
-    setting = Setting("data", "out", 16, (1,), source="drawn_easy")
+    setting = SweepConfig("data", "out", 16, (1,), source="drawn_easy")
     train, other = transfer(setting, ["CoOp"], ["drawn_easy", "digits"])
     assert (train.place.dataset, other.place.dataset) == ("drawn_easy", "digits")
 
@@ -66,7 +68,7 @@ def test_mistakes_get_a_sentence(tmp_path, capsys, words, expected):
 def test_configurations_are_chosen_in_any_case():
     args = cli.build_parser().parse_args(["base2new", "--trainers", "coop", "--configs", "coop=tiny_other.yaml"])
     cli.complete_arguments(args)
-    assert cli.make_setting(args, []).configs == {"CoOp": "tiny_other"}
+    assert cli.make_config(args, []).configs == {"CoOp": "tiny_other"}
 
 
 def test_a_data_set_of_ones_own(tmp_path, capsys):
@@ -107,7 +109,7 @@ def test_what_a_backbone_fills_in_makes_no_other_run(small_weights):
 
 
 def test_nothing_is_written_where_another_process_is_at_work(tmp_path, monkeypatch):
-    run, _ = base2new(Setting(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
+    run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
 
     def busy(run):
         raise Busy("another process is at it")
@@ -119,7 +121,7 @@ def test_nothing_is_written_where_another_process_is_at_work(tmp_path, monkeypat
 
 @pytest.mark.parametrize("name", ["metrics.json", "sweep.json"])
 def test_a_damaged_file_is_named_and_redone(tmp_path, name):
-    run, _ = base2new(Setting(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
+    run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
     with started(run):
         pass
     path = Path(run.output_dir, name)

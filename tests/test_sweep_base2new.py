@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from dassl.engine import TRAINER_REGISTRY
+from protocols.base2new import plan as base2new
 from results.records import read_metrics
 from results.seeds import parse_seeds
 from sweep import cli
+from sweep.method_configs import config_of
 from sweep.packs import arguments, make_packs, packing
-from sweep.plan import Setting, base2new
+from sweep.plan import SweepConfig
 from sweep.progress import Bar
-from sweep.recipes import config_of
 from sweep.state import AnotherConfiguration, _weights_digest, compare, examine, failed, redo, requested, started
 
 FAST = ["OPTIM.MAX_EPOCH", "1"]
@@ -30,9 +31,9 @@ def _in_the_repository(repo_root, monkeypatch):
     monkeypatch.chdir(repo_root)
 
 
-def _setting(tmp_path, **changes) -> Setting:
+def _setting(tmp_path, **changes) -> SweepConfig:
     values = {"root": str(tmp_path / "data"), "output": str(tmp_path / "out"), "shots": 16, "seeds": (1, 2)}
-    return Setting(**{**values, **changes})
+    return SweepConfig(**{**values, **changes})
 
 
 def _words(tmp_path, trainers=("CoOp",), seeds="1", *more) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from sweep_stub import live
 
-from results.layout import Place
+from results.layout import RunDirectory
 from sweep import cli
 from sweep.plan import Run
 from sweep.pool import Pool
@@ -52,7 +52,7 @@ def test_gpus_that_are_not_there_are_refused(slots, words):
 
 def test_runs_spread_over_the_given_gpus(slots, tmp_path):
     """Two at a time on each of two GPUs: four workers, and none of them sees the other GPUs."""
-    place, journal = Place("base", "dtd", "APEX", "c", 16, 1), tmp_path / "journal"
+    place, journal = RunDirectory("base", "dtd", "APEX", "c", 16, 1), tmp_path / "journal"
     runs = [Run(place, ("slow", str(journal)), str(tmp_path / str(i))) for i in range(8)]
     places = slots("--gpus 0,2 --per-gpu 2", 3, "4,5,6")
     outcome = Pool(places, str(tmp_path / "logs"), lambda run, message: None, live).work([(run,) for run in runs])

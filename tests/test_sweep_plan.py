@@ -8,9 +8,11 @@ import pytest
 import trainers  # noqa: F401 - registers
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.trainer import SimpleTrainer
+from protocols import PROTOCOLS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS
-from sweep.plan import PROTOCOLS, Setting
-from sweep.recipes import RECIPES, kind
+from sweep.method_configs import RULES
+from sweep.method_configs import trainer_class as kind
+from sweep.plan import SweepConfig
 from sweep.state import requested
 
 OWN = sorted(name for name, kind in TRAINER_REGISTRY if kind.__module__.startswith("trainers."))
@@ -24,12 +26,13 @@ def _in_the_repository(repo_root, monkeypatch):
 def _runs(protocol: str, trainer: str, datasets=None, shots=(16,), source="imagenet"):
     made = PROTOCOLS[protocol]
     setting = {"root": "data", "output": "out", "seeds": (1,), "source": source}
-    plans = (made.plan(Setting(**setting, shots=n), [trainer], datasets or made.datasets) for n in shots)
+    plans = (made.plan(SweepConfig(**setting, shots=n), [trainer], datasets or made.datasets) for n in shots)
     return [run for runs in plans for run in runs]
 
 
-def test_every_trainer_has_a_recipe():
-    assert set(OWN) == set(RECIPES)
+def test_every_trainer_declares_its_configurations(repo_root):
+    declared = {path.parent.name for path in (repo_root / "configs/trainers").glob(f"*/{RULES}")}
+    assert set(OWN) == declared
 
 
 @pytest.mark.parametrize("trainer", OWN)
@@ -89,7 +92,7 @@ def dropped_in(repo_root, tmp_path, monkeypatch):
 
 
 def test_a_dropped_in_trainer_says_itself_that_it_learns_nothing(dropped_in):
-    zero, new = PROTOCOLS["base2new"].plan(Setting("data", "out", 16, (1, 2, 3)), [dropped_in], ["dtd"])
+    zero, new = PROTOCOLS["base2new"].plan(SweepConfig("data", "out", 16, (1, 2, 3)), [dropped_in], ["dtd"])
     assert "--eval-only" in zero.argv
     assert not new.needs
     assert zero.argv[zero.argv.index("--config-file") + 1] == "configs/trainers/Guessing/usual.yaml"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from sweep_stub import die_at_birth, live
 
-from results.layout import Place
+from results.layout import RunDirectory
 from sweep.plan import Run
 from sweep.pool import Pool, Slot, WorkerError
 
-PLACE = Place("base", "dtd", "APEX", "c", 16, 1)
+PLACE = RunDirectory("base", "dtd", "APEX", "c", 16, 1)
 
 
 class Made:

@@ -11,12 +11,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from results.layout import Place
+from results.layout import RunDirectory
 from sweep import cli, slurm
 from sweep.plan import Run
 from sweep.worker import Message
 
-PLACE = Place("base", "dtd", "APEX", "c", 16, 1)
+PLACE = RunDirectory("base", "dtd", "APEX", "c", 16, 1)
 
 
 def _run(name: str, needs: str = "") -> Run:

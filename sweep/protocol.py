@@ -1,0 +1,59 @@
+"""What a protocol is, and those that there are: each is a file in `protocols/`, found by being there."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from results.layout import Role, declare_roles
+from results.records import Record
+from results.tables import Table, TableOptions
+from sweep.plan import Run, SweepConfig
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to train and test.
+
+    Attributes:
+        name: on the command lines.
+        plan: makes the runs of trainers on data sets, for one number of shots.
+        table: makes the table of records.
+        roles: what its runs can be, and where they lie; roles of other protocols may be among them.
+        datasets: those that it has unless others are named, as in the papers' tables.
+        shots: training images per class there.
+        seeds: seeds there (for APEX's own protocols, those of its paper).
+        tables: makes the tables of all records of a tree, by name; by default `table`, under the protocol's name.
+    """
+
+    name: str
+    plan: Callable[[SweepConfig, Sequence[str], Sequence[str]], list[Run]]
+    table: Callable[[Sequence[Record], TableOptions], Table]
+    roles: Mapping[str, Role]
+    datasets: tuple[str, ...]
+    shots: tuple[int, ...] = (16,)
+    seeds: str = "1"
+    tables: Callable[[Sequence[Record], TableOptions], dict[str, Table]] | None = field(default=None)
+
+    @property
+    def has_source(self) -> bool:
+        """Whether it tests on other data sets than it trains on."""
+        return any(role.has_source for role in self.roles.values())
+
+    @property
+    def has_variant(self) -> bool:
+        """Whether its directories have a level for a variant."""
+        return any(role.has_variant for role in self.roles.values())
+
+    def tables_of(self, records: Sequence[Record], options: TableOptions) -> dict[str, Table]:
+        """The tables of all records of a tree, by names for their files."""
+        return self.tables(records, options) if self.tables else {self.name: self.table(records, options)}
+
+
+PROTOCOLS: dict[str, Protocol] = {}
+
+
+def register(protocol: Protocol) -> Protocol:
+    """Make a protocol and its roles known by its name; ValueError if another one has it, or has a role's name."""
+    declare_roles(protocol.roles)
+    if PROTOCOLS.setdefault(protocol.name, protocol) is not protocol:
+        raise ValueError(f"two protocols are called {protocol.name!r}")
+    return protocol
