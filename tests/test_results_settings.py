@@ -111,7 +111,7 @@ def test_published_numbers_are_for_the_settings_of_the_shipped_file_alone(tmp_pa
 def test_other_image_settings_than_the_backbone_s_are_said(tmp_path):
     config = _shipped("CoOp/vit_b16_ep50_ctxv1")
     config["INPUT"]["INTERPOLATION"] = "bilinear"  # a trainer of others takes what it is given
-    write_run(tmp_path, Place("base", "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=config)
+    write_run(tmp_path, RunDirectory("base", "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=config)
     assert departures(read_records(tmp_path)[0]) == ["INPUT.INTERPOLATION bicubic -> bilinear"]
 
 
