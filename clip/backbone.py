@@ -40,6 +40,8 @@ class Backbone(nn.Module):
     Attributes:
         digest: `weights_digest` of the weights as `load_backbone` read them, before any change of precision; empty for
             a backbone that was made otherwise.
+        architecture: what decides the function of the weights beside them and is not seen in their shapes (activation,
+            heads, mask, pooling), as plain data; empty for a backbone that does not say.
         parts: sees to it that what the towers keep for the backward pass fits into memory.
         plain_images: whether the image tower is the model's own, with nothing added to its blocks.
     """
@@ -71,6 +73,7 @@ class Backbone(nn.Module):
         self.halve = halve
         self._tokenize = tokenize
         self.digest = ""
+        self.architecture: dict = {}
         self.parts = Parts()
         self.plain_images = True
 

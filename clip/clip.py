@@ -11,9 +11,10 @@ from torch import Tensor
 from torchvision import transforms as T
 
 from clip import weights
-from clip.model import ARCHITECTURES, CLIP, from_state_dict, require_architecture
+from clip.model import ARCHITECTURES, CLIP, described, from_state_dict, require_architecture
 from clip.precision import HOST, convert_weights, default_device
 from clip.simple_tokenizer import END, START, SimpleTokenizer
+from clip.weight_files import looks_like, read_weights, weights_file
 
 # names that third-party trainers look up and hand to `_download`; the carried ones are files already
 _MODELS = {**weights.OPENAI_MODELS, **{name: str(path) for name, path in weights.CARRIED_MODELS.items()}}
@@ -57,8 +58,8 @@ def locate(name: str, root: str | None = None) -> str:
     """
     if name in _MODELS:
         return _download(_MODELS[name], root) if root else _download(_MODELS[name])
-    if Path(name).is_file():
-        return name
+    if file := weights_file(name) if Path(name).exists() else None:
+        return str(file)
     near = get_close_matches(name, available_models(), n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ValueError(
@@ -95,21 +96,25 @@ def read_model(
     """A float32 CLIP from a weights file.
 
     Args:
-        file: in OpenAI's format.
+        file: of a CLIP in one of the layouts of `clip.layouts`, or a folder as transformers saves it.
         build: makes the model from the file's tensors.
         name: one of `available_models()`, whose architecture the file has to have; empty for any.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file, or one that holds something else (the file is named).
+        ValueError: a damaged file, or one that holds something else (the file is named, and what it looks like).
     """
-    state_dict = weights.read_state_dict(file)
+    read = read_weights(file)
     try:
         if name in ARCHITECTURES:
-            require_architecture(state_dict, name)
-        return build(state_dict)
+            require_architecture(read.state, name)
+        model = build(read.state)
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{file}: {error}{looks_like(read.state)}") from error
+    read.require(
+        described(model), name or str(file), "name the open_clip model of these weights (see docs/BACKBONES.md)"
+    )
+    return model
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -12,7 +12,8 @@ from open_clip.constants import HF_SAFE_WEIGHTS_NAME, HF_WEIGHTS_NAME
 from open_clip.pretrained import download_pretrained_from_hf, get_pretrained_cfg
 
 from clip import clip
-from clip.weights import DownloadError, reason
+from clip.weight_files import reason, weights_file
+from clip.weights import DownloadError
 
 HUB, FOLDER = "hf-hub:", "local-dir:"
 SETTINGS = "open_clip_config.json"
@@ -50,7 +51,7 @@ def resolve(name: str, path: str = "") -> Source:
     """
     if path and not Path(path).exists():
         raise FileNotFoundError(f"MODEL.BACKBONE.PATH is {path}, but there is no such file or folder")
-    file = Path(path) if path and Path(path).is_file() else None
+    file = weights_file(path) if path else None
     cache = path if path and file is None else None
     if name.startswith(HUB):
         return _of_repository(name, file, cache)
@@ -64,7 +65,7 @@ def resolve(name: str, path: str = "") -> Source:
     _refuse_foreign_text(name, config)
     known = open_clip.list_pretrained_tags_by_model(model)
     tag = tag or ("" if file else _only_tag(model, known))
-    pretrained = get_pretrained_cfg(model, tag) if tag else _common(model, known)
+    pretrained = get_pretrained_cfg(model, tag) if tag else _common(model, known, bool(config.get("quick_gelu")))
     if tag and not pretrained:
         near = [other for other in known if other.startswith(tag)] or get_close_matches(tag, known, n=1)
         hint = f"did you mean {model}:{near[0]}?" if near else f"it has {', '.join(known) or 'none'}"
@@ -87,14 +88,31 @@ def _only_tag(model: str, known: list[str]) -> str:
     )
 
 
-def _common(model: str, known: list[str]) -> dict:
-    """The image constants that all weights of a model share, for a file without a tag."""
+def _common(model: str, known: list[str], quick_gelu: bool) -> dict:
+    """The image constants that all weights of a model share, for a file without a tag.
+
+    Args:
+        model: open_clip's name.
+        known: its tags.
+        quick_gelu: whether the model of that name computes QuickGELU.
+
+    Raises:
+        ValueError: the weights differ in their constants, or some were trained with another activation than the model
+            of that name has, which a file does not say.
+    """
     each = [get_pretrained_cfg(model, tag) for tag in known]
+    names = ", ".join(f"{model}:{tag}" for tag in known)
+    if any(bool(tag.get("quick_gelu")) != quick_gelu for tag in each):
+        raise ValueError(
+            f"{model} computes GELU, but weights of that name were trained with QuickGELU, and a file does not say "
+            f"which: write {model}-quickgelu for QuickGELU, or the name that the file has at open_clip, one of "
+            f"{names}; weights of your own go into a folder with their {SETTINGS}, named {FOLDER}<folder>"
+        )
     shared = {key: {tag.get(key) for tag in each} for key in ("mean", "std", "interpolation", "resize_mode")}
     if any(len(values) > 1 for values in shared.values()):
         raise ValueError(
             f"the weights of {model} were trained with different image constants: say which the file has by writing "
-            f"one of {', '.join(f'{model}:{tag}' for tag in known)}"
+            f"one of {names}"
         )
     return {key: value for key, values in shared.items() for value in values}
 

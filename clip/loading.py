@@ -9,7 +9,8 @@ from torch import Tensor
 
 from clip import clip
 from clip.backbone import Backbone, weights_digest
-from clip.model import CLIP, from_state_dict
+from clip.model import CLIP, described, from_state_dict
+from clip.weight_files import weights_file
 
 
 def openai_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Backbone:
@@ -18,14 +19,17 @@ def openai_backbone(name: str, state_dict: Mapping[str, Tensor]) -> Backbone:
 
 
 def _of_openai(name: str, model: CLIP) -> Backbone:
-    return Backbone(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
+    backbone = Backbone(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
+    backbone.architecture = {"library": "OpenAI", **described(model)}
+    return backbone
 
 
 def load_backbone(name: str, path: str = "") -> Backbone:
     """The frozen backbone of a configuration. Its kind follows from the name alone.
 
     Args:
-        name: one of `clip.available_models()`, the path of an OpenAI-format weights file, or a name of open_clip:
+        name: one of `clip.available_models()`, the path of the weights of an OpenAI model (a file, or a folder as
+            transformers saves it), or a name of open_clip:
             `model:weights` (`ViT-B-16:laion2b_s34b_b88k`), `model` alone where it has one set of weights or `path`
             gives them (`EVA02-B-16`, `coca_ViT-B-32`), `hf-hub:owner/repository`, `local-dir:folder`; or the name of a
             file in `clip/backbones/`.
@@ -42,9 +46,9 @@ def load_backbone(name: str, path: str = "") -> Backbone:
 
 
 def _load(name: str, path: str) -> Backbone:
-    if name in clip.available_models() or Path(name).is_file():
-        if path and not Path(path).is_dir():
-            return _of_openai(name, clip.read_model(path, name=name))
+    if name in clip.available_models() or (Path(name).exists() and weights_file(name)):
+        if file := weights_file(path) if path else None:
+            return _of_openai(name, clip.read_model(file, name=name))
         return _of_openai(name, clip.read_model(clip.locate(name, path or None)))
     if name.isidentifier() and find_spec(f"clip.backbones.{name}"):
         return import_module(f"clip.backbones.{name}").load(path)

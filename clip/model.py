@@ -489,6 +489,24 @@ def require_architecture(state_dict: Mapping[str, Tensor], name: str) -> None:
     )
 
 
+def described(model: CLIP) -> dict:
+    """What decides the function of a model beside its weights: the entries of its architecture that no shape tells.
+
+    They are the same for all of OpenAI's models but for the heads.
+    """
+    width = model.transformer.width
+    image = model.visual.transformer.width if isinstance(model.visual, VisionTransformer) else None
+    return {
+        "activation": "quick_gelu",
+        "image_heads": _heads(image) if image else model.visual.attnpool.num_heads,
+        "text_heads": _heads(width),
+        "layer_norm_eps": LayerNorm(1).eps,
+        "text_mask": "causal",
+        "image_pool": "first token" if image else "attention",
+        "text_pool": "end token",
+    }
+
+
 def from_state_dict(state_dict: Mapping[str, Tensor], kind: Callable[..., CLIP] = CLIP) -> CLIP:
     """An evaluation-mode float32 CLIP of the sizes that the state dict has, holding its weights.
 

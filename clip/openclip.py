@@ -11,14 +11,14 @@ from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from pickle import UnpicklingError
 
 import open_clip
 import torch
+from open_clip.convert import convert_state_dict
+from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer
 from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from safetensors import SafetensorError
 from timm.layers import RotaryEmbeddingCat
 from timm.models import Eva
 from timm.models import VisionTransformer as TimmVisionTransformer
@@ -29,7 +29,8 @@ from clip.backbone import Backbone
 from clip.hub import FOLDER, SETTINGS, Source, resolve
 from clip.precision import convert_all
 from clip.towers import ImageTower, TextTower, largest_id
-from clip.weights import DownloadError, reason
+from clip.weight_files import DAMAGE, SIZE_ENTRIES, Weights, looks_like, read_weights, reason, require_sound_zip
+from clip.weights import DownloadError
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
 Token = Callable[[Tensor], Tensor]  # (N, T, ...) -> (N, 1, ...), what is read out of each sequence
@@ -50,8 +51,10 @@ def load(name: str, path: str = "") -> Backbone:
     source = resolve(name, path)
     tokenize, end_id = tokenizer_of(source)
     model = new_model(source.config)
-    load_weights(model, source.name, source.weights)
-    return backbone_of(source.name, model, source.config["embed_dim"], tokenize, end_id, source.preprocess)
+    load_weights(model, source.name, source.weights, source.config)
+    backbone = backbone_of(source.name, model, source.config["embed_dim"], tokenize, end_id, source.preprocess)
+    backbone.architecture = {"library": "open_clip", **source.config}
+    return backbone
 
 
 def new_model(config: dict) -> nn.Module:
@@ -66,22 +69,61 @@ def new_model(config: dict) -> nn.Module:
         return kind(**config)
 
 
-_CANNOT_LOAD = (  # what the library's loader answers foreign and damaged files with
-    *(RuntimeError, ValueError, KeyError, AttributeError, AssertionError, OSError),
-    *(UnpicklingError, SafetensorError),
-)
+def load_weights(model: nn.Module, name: str, file: Path, config: Mapping | None = None) -> None:
+    """Fill a model from a file of any layout that is read, or from an .npz of Google's big_vision.
 
-
-def load_weights(model: nn.Module, name: str, file: Path) -> None:
-    """Fill a model from a file, by the library's own loader.
+    Args:
+        model: the library's model, as `new_model` makes it.
+        name: of the backbone, for messages.
+        file: the weights.
+        config: open_clip's description of the model, with which what the file says of itself is compared.
 
     Raises:
+        FileNotFoundError: no such file.
         ValueError: the file is damaged or holds another model (both are named).
     """
+    if file.suffix == ".npz":
+        return _load_big_vision(model, name, file)
+    read = read_weights(file)
+    read.require(_facts(config or {}), name, "name the model that these weights are of, see docs/BACKBONES.md")
     try:
+        model.load_state_dict(_library_state(model, read))
+    except DAMAGE as error:
+        raise ValueError(
+            f"{file} is damaged or does not hold the weights of {name}: {reason(error)}{looks_like(read.state)}"
+        ) from error
+    return None
+
+
+def _load_big_vision(model: nn.Module, name: str, file: Path) -> None:
+    try:
+        require_sound_zip(file)
         open_clip.load_checkpoint(model, str(file))
-    except _CANNOT_LOAD as error:
+    except DAMAGE as error:
         raise ValueError(f"{file} is damaged or does not hold the weights of {name}: {reason(error)}") from error
+
+
+def _library_state(model: nn.Module, read: Weights) -> dict[str, Tensor]:
+    """The state dict in the names and shapes of the library's model; no weight is resized."""
+    state = convert_state_dict(model, {key: value for key, value in read.state.items() if key not in SIZE_ENTRIES})
+    if not hasattr(model, "positional_embedding"):  # the text tower is a module of its own
+        state = convert_to_custom_text_state_dict(state)
+    for key in ("logit_scale", "logit_bias"):
+        own = getattr(model, key, None)
+        if key in state and own is not None and state[key].numel() == 1:  # a scalar, or of one entry
+            state[key] = state[key].reshape(own.shape)
+    return state
+
+
+def _facts(config: Mapping) -> dict:
+    """What open_clip's description says of a model beside its sizes, by the names of `clip.weight_files.Weights`."""
+    image, text = config.get("vision_cfg", {}), config.get("text_cfg", {})
+    facts = {"text_heads": text.get("heads", 8), "layer_norm_eps": text.get("norm_kwargs", {}).get("eps", 1e-5)}
+    if "timm_model_name" not in image:
+        facts["activation"] = "quick_gelu" if config.get("quick_gelu") else "gelu"
+        if isinstance(image.get("layers"), int):
+            facts["image_heads"] = image["width"] // image.get("head_width", 64)
+    return facts
 
 
 def tokenizer_of(source: Source) -> tuple[Tokenize, int | None]:

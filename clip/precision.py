@@ -13,6 +13,18 @@ logger = logging.getLogger(__name__)
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 _ON_CPU = {"fp16": "fp32", "amp": "bf16"}
 HOST = torch.device("cpu")  # where weights files are read to
+STORAGES = {  # what PyTorch calls the storages of its files, and their number formats
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # of Linux
 
 

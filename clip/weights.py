@@ -1,23 +1,16 @@
-"""Where weights come from: verified downloads, local files, the three file formats they are found in."""
+"""Where weights come from: names, addresses, verified downloads and their folder."""
 
 import hashlib
 import logging
 import os
 import urllib.error
 import urllib.request
-import warnings
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from pickle import UnpicklingError
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
-
-from clip.precision import HOST
 
 try:
     import fcntl
@@ -135,60 +128,3 @@ def _fetch(url: str, part: Path) -> None:
                 bar.update(len(chunk))
     if total and part.stat().st_size < total:
         raise OSError(f"the connection ended after {part.stat().st_size} of {total} bytes; run again to resume")
-
-
-def read_state_dict(path: str | Path) -> Mapping[str, Tensor]:
-    """The tensors of a weights file: a TorchScript archive, a state dict of `torch.save`, or safetensors.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged or holds no state dict of tensors.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        loaded = _read_torchscript(path) if _is_torchscript(path) else torch.load(path, HOST, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, UnpicklingError) as error:
-        raise ValueError(f"{path} is damaged or no weights file: {reason(error)}") from error
-    if isinstance(loaded, Mapping) and isinstance(loaded.get("state_dict"), Mapping):
-        loaded = loaded["state_dict"]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ValueError(f"{path} holds no state dict of tensors")
-    return {key.removeprefix("module."): value for key, value in loaded.items()}
-
-
-def reason(error: Exception) -> str:
-    """What a library's error says, on one line and without its advice (PyTorch's is to load what is not trusted)."""
-    if isinstance(error, UnpicklingError):
-        return "it holds something else than tensors"
-    if isinstance(error, EOFError):
-        return "it ends too early"
-    return " ".join(str(error).split()).partition(". ")[0][:300]
-
-
-def _is_torchscript(path: Path) -> bool:
-    """A TorchScript archive is a zip file that carries code."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
-
-
-def _read_torchscript(path: Path) -> Mapping[str, Tensor]:
-    with warnings.catch_warnings():
-        # deprecated, but the only reader of OpenAI's archives
-        warnings.filterwarnings("ignore", message="`torch.jit.load`")
-        return torch.jit.load(path, map_location=HOST).state_dict()
-
-
-def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is damaged or no safetensors file: {reason(error)}") from error

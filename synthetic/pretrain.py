@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from clip.clip import tokenize
 from clip.model import CLIP, Attention, from_state_dict
-from clip.weights import read_state_dict
+from clip.weight_files import read_state_dict
 from synthetic.archive import expand_vocabulary, write_weights
 from synthetic.captions import caption, left_out
 from synthetic.scenes import draw_scene, facts, sample_scene

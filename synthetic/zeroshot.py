@@ -17,7 +17,7 @@ from torch import Tensor
 
 from clip.clip import PIXEL_MEAN, PIXEL_STD, locate, tokenize
 from clip.model import CLIP, from_state_dict
-from clip.weights import read_state_dict
+from clip.weight_files import read_state_dict
 from synthetic.sets import SETS, DrawnSet
 
 BETA, EPS = 4.0, 0.05  # of APEX's adaptive ensemble

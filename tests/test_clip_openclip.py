@@ -83,7 +83,17 @@ def test_image_constants_and_activation_follow_the_weights(file):
     assert not resolve("ViT-B-16:laion2b_s34b_b88k", str(file)).config.get("quick_gelu")
     assert resolve("ViT-B/16:laion2b_s34b_b88k", str(file)).weights == file
     with pytest.raises(ValueError, match="different image constants"):
-        resolve("ViT-L-14", str(file))
+        resolve("ViT-H-14-quickgelu", str(file))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16", "ViT-L-14-336", "RN50x4"])
+def test_a_bare_name_does_not_lose_the_activation(name, file):
+    """Neither the file nor the name says that its weights were trained with QuickGELU."""
+    sentence = rf"{name} computes GELU, .* write {name}-quickgelu for QuickGELU, .* {name}:openai"
+    with pytest.raises(ValueError, match=sentence):
+        resolve(name, str(file))
+    assert resolve(f"{name}-quickgelu", str(file)).config["quick_gelu"]
+    assert resolve(f"{name}:openai", str(file)).config["quick_gelu"]
 
 
 def test_models_that_are_refused(file):

@@ -18,7 +18,8 @@ from PIL import Image
 import clip
 from clip.clip import _MODELS, _download, build_model, locate
 from clip.loading import load_backbone
-from clip.weights import CARRIED_MODELS, OPENAI_MODELS, download, read_state_dict
+from clip.weight_files import read_state_dict
+from clip.weights import CARRIED_MODELS, OPENAI_MODELS, download
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 
 from clip.clip import locate, tokenize
 from clip.model import from_state_dict
-from clip.weights import read_state_dict
+from clip.weight_files import read_state_dict
 from synthetic import pretrain
 from synthetic.archive import expand_vocabulary, write_weights
 from synthetic.captions import FRAMES
