@@ -57,7 +57,7 @@ class Predictor:
         with _quiet():
             tree, trained = _about(Path(run), epoch)
             self.classnames = list(classnames or trained)
-            cfg = _configuration(tree, opts)
+            cfg = _configuration(tree, opts, str(run))
             with _only_classes(cfg, self.classnames):
                 self.trainer = build_trainer(cfg)
             if Path(run).is_file():
@@ -140,28 +140,52 @@ def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
     for file in files:
         checkpoint = load_checkpoint(str(file))
         if "config" in checkpoint and "classnames" in checkpoint:
-            return checkpoint["config"], list(checkpoint["classnames"])
+            return checkpoint["config"], _names(checkpoint["classnames"], file)
     metrics = run / "metrics.json"
     if metrics.is_file():
         record = json.loads(metrics.read_text(encoding="utf-8"))
-        return record["config"], [row["classname"] for row in record["per_class"]]
+        return record["config"], _names([row["classname"] for row in record["per_class"]], metrics)
     if files:
         raise ValueError(f"{files[0]} does not say which method and classes it is of: it was not written by train.py")
     raise FileNotFoundError(f"{run} holds no checkpoint and no result of a run")
 
 
-def _configuration(tree: dict, opts: Sequence[str]):
-    """The configuration of a run with the keys that are given now, frozen, without what belongs to its files."""
+def _names(names: object, source: Path) -> list[str]:
+    """Class names as a file gives them; ValueError if it gives something else."""
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"{source} holds no list of class names")
+    return list(names)
+
+
+def _configuration(tree: dict, opts: Sequence[str], source: str):
+    """The configuration of a run with the keys that are given now, frozen.
+
+    What names a place is taken from the keys that are given now alone: a checkpoint may be a stranger's.
+
+    Raises:
+        ValueError: it is no configuration, or names a place of its backbone.
+    """
     from yacs.config import CfgNode
 
     import datasets  # noqa: F401 - registers what is in the folder
     import trainers  # noqa: F401 - registers what is in the folder
+    from clip.loading import require_published
     from dassl.config import declared_cfg, merge_opts
 
     cfg = declared_cfg()
     cfg.set_new_allowed(True)
-    cfg.merge_from_other_cfg(CfgNode(tree))
+    try:
+        cfg.merge_from_other_cfg(CfgNode(tree))
+        backbone = dict(cfg.MODEL.BACKBONE)
+    except (AssertionError, AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise ValueError(f"{source} holds no configuration of a run: {said}") from error
     cfg.set_new_allowed(False)
+    given = opts[::2]
+    name, path = ("" if f"MODEL.BACKBONE.{key}" in given else str(backbone[key]) for key in ("NAME", "PATH"))
+    flag = "--opts MODEL.BACKBONE"
+    require_published(name, path, source, f"{flag}.NAME", f"{flag}.PATH")
+    cfg.DATASET.ROOT = ""
     merge_opts(cfg, list(opts))
     cfg.OUTPUT_DIR = cfg.RESUME = cfg.MODEL.INIT_WEIGHTS = ""
     cfg.VERBOSE = False

@@ -45,6 +45,42 @@ def load_backbone(name: str, path: str = "") -> Backbone:
     return backbone
 
 
+def is_published(name: str) -> bool:
+    """Whether a name stands for one known model: not for a file, a folder, or a repository of the hub."""
+    if name in clip.available_models() or (name.isidentifier() and find_spec(f"clip.backbones.{name}")):
+        return True
+    if Path(name).exists() or name.startswith((".", "/", "~")):
+        return False
+    from clip import openclip
+
+    return openclip.is_known(name)
+
+
+def require_published(name: str, path: str, source: str, name_flag: str, path_flag: str) -> None:
+    """Refuse the place of a backbone that was chosen by a file, who may be a stranger's, and not by the user.
+
+    Args:
+        name: of the backbone as the file gives it; "" where the user gives it.
+        path: of its weights, likewise.
+        source: the file, for the message.
+        name_flag: how a user gives the name, for the message.
+        path_flag: how a user gives the path.
+
+    Raises:
+        ValueError: the name is that of a place, or there is a path.
+    """
+    if name and not is_published(name):
+        raise ValueError(
+            f"{source} names the backbone {name!r}, which is no published model but a place; files of others do not "
+            f"choose what is read: if this is yours, give {name_flag} {name}"
+        )
+    if path:
+        raise ValueError(
+            f"{source} names the weights {path!r} of its backbone; files of others do not choose what is read: give "
+            f'{path_flag} and your file, or "" for the published one'
+        )
+
+
 def _load(name: str, path: str) -> Backbone:
     if name in clip.available_models() or (Path(name).exists() and weights_file(name)):
         if file := weights_file(path) if path else None:

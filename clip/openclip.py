@@ -57,6 +57,11 @@ def load(name: str, path: str = "") -> Backbone:
     return backbone
 
 
+def is_known(name: str) -> bool:
+    """Whether a name is one of open_clip's models, with or without weights of it."""
+    return name.partition(":")[0].replace("/", "-") in open_clip.list_models()
+
+
 def new_model(config: dict) -> nn.Module:
     """The library's model of a description, randomly initialised; the global random state is left as it was."""
     config = deepcopy(config)

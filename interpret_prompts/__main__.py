@@ -5,7 +5,8 @@
 
 CHECKPOINT is a file, or a folder of checkpoints (the last one is read). Contexts and deep text prompts are read: CoOp,
 CoCoOp, IVLP, MaPLe, APEX and all that use their names. A checkpoint of this project knows its backbone; for one of
-another, give --backbone. `</w>` ends a word; a token without it is the beginning of a longer word.
+another project, or whose backbone is a file, give --backbone. `</w>` ends a word; a token without it is the beginning
+of a longer word.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from clip.loading import load_backbone
+from clip.loading import load_backbone, require_published
 from dassl.utils import load_checkpoint
 from dassl.utils.torchtools import last_checkpoint
 from interpret_prompts.nearest import nearest_words, text_vectors, vocabulary
@@ -28,8 +29,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("checkpoint", help="checkpoint file, or folder of checkpoints")
     parser.add_argument("--topk", type=int, default=3, help="words per vector")
-    parser.add_argument("--backbone", default="", help=f"name or weights file (default: the run's, else {BACKBONE})")
-    parser.add_argument("--backbone-path", default="", help="as MODEL.BACKBONE.PATH (default: the run's)")
+    named = f"name or weights file (default: the run's, if it is a published model, else {BACKBONE})"
+    parser.add_argument("--backbone", default="", help=named)
+    parser.add_argument("--backbone-path", help="as MODEL.BACKBONE.PATH; needed where the run had one")
     return parser
 
 
@@ -48,7 +50,10 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
     state, classnames = checkpoint.get("state_dict", checkpoint), checkpoint.get("classnames", ())
     node = checkpoint.get("config", {}).get("MODEL", {}).get("BACKBONE", {})
     name = args.backbone or checkpoint.get("backbone") or BACKBONE
-    backbone = load_backbone(name, args.backbone_path or ("" if args.backbone else node.get("PATH", "")))
+    if not args.backbone:
+        place = node.get("PATH", "") if args.backbone_path is None else ""
+        require_published(name, place, path, "--backbone", "--backbone-path")
+    backbone = load_backbone(name, args.backbone_path or "")
     backbone.require_digest(checkpoint.get("backbone_digest"), path)
     vectors = text_vectors(state, backbone.text_layers, classnames)
     words, table = vocabulary(backbone)

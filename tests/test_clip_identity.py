@@ -156,7 +156,7 @@ def test_what_was_trained_on_other_weights_is_refused(call, tmp_path):
     assert sentence in said
     frozen_backbone.cache_clear()
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        predict.Predictor(str(tmp_path / "run"))
+        predict.Predictor(str(tmp_path / "run"), opts=["MODEL.BACKBONE.NAME", str(tmp_path / "weights.pt")])
 
 
 def test_a_checkpoint_that_does_not_say_its_weights_is_loaded(call, tmp_path):

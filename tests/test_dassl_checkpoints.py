@@ -168,3 +168,15 @@ def test_a_damaged_checkpoint_can_be_deleted(tmp_path):
     for path in tmp_path.glob("model*"):
         path.unlink()
     assert last_checkpoint(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["../secret.pt", "/secret.pt", "a/../../secret.pt", "..", "", "\x00", "..\\secret.pt"])
+def test_the_pointer_leads_to_files_beside_it_only(tmp_path, name):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    torch.save({"epoch": 9}, tmp_path / "secret.pt")
+    (folder / "checkpoint").write_text(name.replace("/secret.pt", str(tmp_path / "secret.pt"), int(name[:1] == "/")))
+    assert last_checkpoint(str(folder)) is None
+    save_checkpoint({"state_dict": {}, "epoch": 1}, str(folder))
+    (folder / "checkpoint").write_text(name)
+    assert last_checkpoint(str(folder)) == str(folder / "model.pth.tar-1")

@@ -101,7 +101,7 @@ def test_command_line(backbone, weights, tmp_path, capsys):
     file = save(tmp_path / "model.pth.tar-1", method, backbone=weights, classnames=CLASSES)
     (tmp_path / "checkpoint").write_text("model.pth.tar-1\n")
     for given in (file, str(tmp_path)):
-        assert main([given, "--topk", "1"]) == 0
+        assert main([given, "--topk", "1", "--backbone", weights]) == 0
         out = capsys.readouterr().out.splitlines()
         assert out[0].startswith(f"{file}: 1 nearest of 49408 words")
         assert out[1:6] == ["context (4 x 64)", *(f"  {i}: {word} (0.0000)" for i, word in enumerate(WORDS, 1))]
@@ -112,14 +112,15 @@ def test_command_line(backbone, weights, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("build", "flags", "sentence"),
     [
-        (lambda b: VPTMethod(b, CLASSES), [], "no learned text context"),
-        (lambda b: CoOpMethod(b, CLASSES, 3), ["--topk", "0"], "--topk is 0"),
+        (lambda b: VPTMethod(b, CLASSES), ["--backbone", "{weights}"], "no learned text context"),
+        (lambda b: CoOpMethod(b, CLASSES, 3), ["--backbone", "{weights}", "--topk", "0"], "--topk is 0"),
+        (lambda b: CoOpMethod(b, CLASSES, 3), [], "do not choose what is read: if this is yours, give --backbone /"),
         (lambda b: CoOpMethod(b, CLASSES, 3), ["--backbone", "ViT-B/61"], "ViT-B/16"),
     ],
 )
 def test_mistakes_are_answered_with_a_sentence(backbone, weights, tmp_path, capsys, build, flags, sentence):
     file = save(tmp_path / "model.pth.tar-1", build(backbone), backbone=weights)
-    assert main([file, *flags]) == 2
+    assert main([file, *(flag.format(weights=weights) for flag in flags)]) == 2
     error = capsys.readouterr().err
     assert error.startswith("interpret_prompts: ")
     assert sentence in error
@@ -131,8 +132,18 @@ def test_other_weights_than_the_checkpoint_s(backbone, weights, tmp_path, capsys
         file = save(
             tmp_path / "x.pth.tar-1", CoOpMethod(backbone, CLASSES, 3), backbone=weights, backbone_digest=digest
         )
-        assert main([file]) == status
+        assert main([file, "--backbone", weights]) == status
     assert "was trained on other weights" in capsys.readouterr().err
+
+
+def test_a_checkpoint_does_not_choose_what_is_read(weights, tmp_path, capsys):
+    node = {"MODEL": {"BACKBONE": {"NAME": "tiny-ViT", "PATH": weights}}}
+    for name, config in ((weights, {}), ("hf-hub:a/b", {}), ("local-dir:/tmp", {}), ("tiny-ViT", node)):
+        path = tmp_path / "model.pth.tar-1"
+        torch.save({"state_dict": {"ctx": torch.zeros(2, 128)}, "epoch": 1, "backbone": name, "config": config}, path)
+        assert main([str(path)]) == 2
+        assert "files of others do not choose what is read" in capsys.readouterr().err
+    assert main([str(path), "--backbone-path", ""]) == 0
 
 
 def test_another_backbone_and_no_checkpoint(weights, tmp_path, capsys):

@@ -204,6 +204,59 @@ def test_mistakes(run, tmp_path, capsys, words, named):
     assert "weights_only" not in said
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "flag"),
+    [
+        ("NAME", "{place}", "--opts MODEL.BACKBONE.NAME"),
+        ("NAME", "hf-hub:someone/repository", "--opts MODEL.BACKBONE.NAME"),
+        ("NAME", "local-dir:{place}", "--opts MODEL.BACKBONE.NAME"),
+        ("NAME", "../weights.pt", "--opts MODEL.BACKBONE.NAME"),
+        ("PATH", "{place}", "--opts MODEL.BACKBONE.PATH"),
+    ],
+)
+@pytest.mark.parametrize("form", ["checkpoint", "record"])
+def test_a_run_of_others_does_not_choose_what_is_read(run, tmp_path, capsys, key, value, flag, form, monkeypatch):
+    """A path in a checkpoint is not even opened: no reader of weights is called."""
+    monkeypatch.setattr("trainers.base.load_backbone", lambda *args: pytest.fail(f"read {args}"))
+    value, source = value.format(place=tmp_path / "place.pt"), tmp_path / "model.pth.tar-1"
+    (tmp_path / "place.pt").write_bytes(b"")
+    if form == "checkpoint":
+        checkpoint = torch.load(next(run[0].glob("*/model.pth.tar-1")), weights_only=True)
+        checkpoint["config"]["MODEL"]["BACKBONE"][key] = value
+        torch.save(checkpoint, source)
+    else:
+        source = tmp_path
+        record = json.loads((run[0] / "metrics.json").read_text())
+        record["config"]["MODEL"]["BACKBONE"][key] = value
+        (tmp_path / "metrics.json").write_text(json.dumps(record))
+    assert predict.main([str(source), run[2][0][0]]) == 2
+    said = capsys.readouterr().err
+    assert flag in said
+    assert value in said
+    assert said.count("\n") == 1
+
+
+def test_places_of_a_run_s_configuration_are_not_visited(run, tmp_path):
+    """The image folder, the output folder and the weights to start from are the runner's own affair."""
+    checkpoint = torch.load(next(run[0].glob("*/model.pth.tar-1")), weights_only=True)
+    config, gone = checkpoint["config"], str(tmp_path / "gone")
+    config["OUTPUT_DIR"] = config["RESUME"] = config["DATASET"]["ROOT"] = config["MODEL"]["INIT_WEIGHTS"] = gone
+    torch.save(checkpoint, tmp_path / "model.pth.tar-1")
+    expected = predict.Predictor(run[0])([run[2][0][0]])
+    assert (predict.Predictor(tmp_path / "model.pth.tar-1")([run[2][0][0]]) == expected).all()
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"config": 3}, {"config": {"MODEL": 5}}, {"classnames": "cat"}, {"classnames": [1]}]
+)
+def test_a_checkpoint_of_other_types_is_refused(run, tmp_path, capsys, change):
+    checkpoint = torch.load(next(run[0].glob("*/model.pth.tar-1")), weights_only=True)
+    torch.save({**checkpoint, **change}, tmp_path / "model.pth.tar-1")
+    assert predict.main([str(tmp_path / "model.pth.tar-1"), run[2][0][0]]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_class_names_may_hold_dots_and_slashes():
     assert predict.read_classes("St. Bernard,and/or") == ["St. Bernard", "and/or"]
     assert predict.read_classes("St. Bernard") == ["St. Bernard"]

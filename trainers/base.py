@@ -26,7 +26,7 @@ from dassl.engine import TrainerX
 from dassl.engine.record import flat, plain, recipe_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, group_equal, load_checkpoint, stream_seed
-from dassl.utils.torchtools import last_checkpoint
+from dassl.utils.torchtools import last_checkpoint, pointed_name
 from trainers.kept_features import kept_features, without_pixels
 from trainers.method import Method
 from trainers.stacked import give_gradients, loss_and_gradients
@@ -391,9 +391,8 @@ def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
     elif best:
         path = folder / "model-best.pth.tar"
     else:
-        pointer = folder / "checkpoint"
-        path = folder / pointer.read_text().strip() if pointer.is_file() else folder / "checkpoint"
-    if not path.is_file():
+        path = folder / (pointed_name(str(folder)) or "checkpoint")
+    if not path.is_file() or path.name == "checkpoint":
         if not folder.is_dir():
             raise FileNotFoundError(f"no checkpoint at {path}: there is no folder {folder}")
         there = sorted(file.name for file in folder.glob("model*"))

@@ -164,17 +164,29 @@ def _plain_dict(factory: Any = None) -> dict[Any, Any]:
     return {}
 
 
+def pointed_name(fdir: str) -> str | None:
+    """Return the name that the file ``checkpoint`` of a folder holds, or None where it holds none.
+
+    It is the name of a file beside it: what leads elsewhere, as a folder from a stranger may, is none.
+    """
+    try:
+        with open(os.path.join(fdir, "checkpoint"), encoding="utf-8") as file:
+            name = file.readline(256).strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    plain = name.isprintable() and name == os.path.basename(name) and "\\" not in name
+    return name if plain and name not in ("", ".", "..", "checkpoint") else None
+
+
 def last_checkpoint(fdir: str) -> str | None:
     """Return the path of the checkpoint that was written last to a folder, or None if there is none.
 
     Where that one was deleted, the last of the others is meant.
     """
-    pointer = os.path.join(fdir, "checkpoint")
-    if not os.path.isfile(pointer):
+    if not os.path.isfile(os.path.join(fdir, "checkpoint")):
         return None
-    with open(pointer, encoding="utf-8") as file:
-        path = os.path.join(fdir, file.readline().strip())
-    if os.path.isfile(path):
+    path = os.path.join(fdir, pointed_name(fdir) or "checkpoint")
+    if os.path.isfile(path) and pointed_name(fdir):
         return path
     epochs = [int(match[1]) for name in os.listdir(fdir) if (match := EPOCH_FILE.fullmatch(name))]
     return os.path.join(fdir, f"model.pth.tar-{max(epochs)}") if epochs else None
