@@ -137,9 +137,6 @@ def test_metrics_file(tmp_path, monkeypatch, capsys):
     Path(trainer.dm.dataset.test[0].impath).write_bytes(Path(trainer.dm.dataset.test[-1].impath).read_bytes())
     trainer.test()  # one picture was replaced under its name
     assert _metrics(tmp_path)["test_images_hash"] != metrics["test_images_hash"]
-    monkeypatch.setattr(ToyTrainer, "extra_metrics", lambda self: {"seed": 3})
-    with pytest.raises(ValueError, match=r"extra_metrics.*\['seed'\]"):
-        trainer.test()
 
 
 def test_hashes(tmp_path, monkeypatch):

@@ -5,11 +5,13 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ import torch
 from yacs.config import CfgNode
 
 import dassl
-from dassl.data.datasets import Datum
+from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.evidence import images_hash
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.utils import RUNS_IN_PROCESS
 from dassl.utils.torchtools import device_name, peak_memory
+
+logger = logging.getLogger(__name__)
 
 # Where a run lies, what it runs on, how often it speaks and saves, what it may do: none of it changes what it computes.
 NOT_HASHED = (
@@ -125,55 +129,87 @@ def commit() -> str | None:
     return answer.stdout.strip()
 
 
+def recordable(compute: Callable[[], Any]) -> tuple[Any, str]:
+    """Return what ``compute`` returns and ``""``; or None and why not, where it fails or returns no plain data."""
+    try:
+        value = compute()
+        json.dumps(value)
+    except Exception as error:  # whatever it is: a finished run is not lost to what could not be noted of it
+        return None, f"{type(error).__name__}: {error}"
+    return value, ""
+
+
 def make_record(trainer: Any, split: str, results: Mapping[str, float], eval_seconds: float) -> dict[str, Any]:
     """Return what ``metrics.json`` holds about one evaluation.
+
+    What cannot be found out is left out: ``not_recorded`` names each such field with the reason, and so does a warning.
 
     Args:
         trainer: the ``SimpleTrainer``, after evaluating.
         split: ``"test"`` or ``"val"``.
         results: what the evaluator returned; each becomes a field.
         eval_seconds: how long the evaluation took.
-
-    Raises:
-        ValueError: ``trainer.extra_metrics()`` uses a name that is taken.
     """
-    cfg, dataset = trainer.cfg, trainer.dm.dataset
-    parameters = {id(p): p for model in trainer._models.values() for p in model.parameters() if p.requires_grad}
-    loader = trainer.val_loader if split == "val" else trainer.test_loader
-    record = {
-        "trainer": cfg.TRAINER.NAME,
-        "dataset": cfg.DATASET.NAME,
-        "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
-        "seed": cfg.SEED,
-        "shots": cfg.DATASET.NUM_SHOTS,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
-        "epoch": trainer.model_epoch,
-        "split": split,
-        **{name: float(value) for name, value in results.items()},
-        "per_class": trainer.evaluator.per_class(),
-        "num_classes": trainer.num_classes,
-        "num_test": len(loader.dataset),
-        "num_train": len(dataset.train_x),
-        "history": trainer.history,
-        "train_seconds": trainer.train_seconds,
-        "eval_seconds": eval_seconds,
-        "runs_in_process": RUNS_IN_PROCESS.get(),  # that took turns: their seconds of training overlap
-        "peak_memory_bytes": peak_memory(trainer.device),
-        "versions": versions(),
-        "device": device_name(trainer.device),
-        "commit": commit(),
-        "config_hash": config_hash(cfg),
-        "split_hash": split_hash(cfg.DATASET.ROOT, dataset.train_x, dataset.test),
-        "full_split_hash": getattr(dataset, "full_split_hash", None),
-        "test_images_hash": images_hash(dataset.val if split == "val" else dataset.test),
-        **trainer.training_evidence,
-        "config": plain(cfg),
-        "recipe": recipe_of(type(trainer)),
-        "learns": trainer.learns,
-        "trainable_parameters": sum(p.numel() for p in parameters.values()),
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+    record: dict[str, Any] = {}
+    evidence = dict(trainer.training_evidence)
+    not_recorded = dict(evidence.pop("not_recorded", {}))
+    given = {"split": split, "eval_seconds": eval_seconds, "created": datetime.now(UTC).isoformat(timespec="seconds")}
+    fields = _fields(trainer, split) | {name: partial(float, value) for name, value in results.items()}
+    for name, compute in fields.items():
+        record[name], not_recorded[name] = recordable(compute)
+    record |= given | evidence
+    extra, not_recorded["extra_metrics"] = recordable(lambda: dict(trainer.extra_metrics()))
+    for name, value in (extra or {}).items():
+        if name in record:
+            not_recorded[f"extra_metrics.{name}"] = "the engine has a field of this name"
+        else:
+            record[name] = value
+    not_recorded = {name: reason for name, reason in not_recorded.items() if reason}
+    if not_recorded:
+        logger.warning("metrics.json lacks %s", "; ".join(f"{name} ({why})" for name, why in not_recorded.items()))
+        record["not_recorded"] = not_recorded
+    return {name: value for name, value in record.items() if name not in not_recorded}
+
+
+def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
+    """Return a function for each field of a record, by its name."""
+    cfg = trainer.cfg
+
+    def evaluated() -> Any:
+        return (trainer.val_loader if split == "val" else trainer.test_loader).dataset
+
+    def data() -> DatasetBase:
+        return trainer.dm.dataset
+
+    def trained() -> dict[int, Any]:
+        parameters = (p for model in trainer._models.values() for p in model.parameters())
+        return {id(p): p.numel() for p in parameters if p.requires_grad}
+
+    return {
+        "trainer": lambda: cfg.TRAINER.NAME,
+        "dataset": lambda: cfg.DATASET.NAME,
+        "subsample_classes": lambda: cfg.DATASET.SUBSAMPLE_CLASSES,
+        "seed": lambda: cfg.SEED,
+        "shots": lambda: cfg.DATASET.NUM_SHOTS,
+        "backbone": lambda: cfg.MODEL.BACKBONE.NAME,
+        "epoch": lambda: trainer.model_epoch,
+        "per_class": lambda: trainer.evaluator.per_class(),
+        "num_classes": lambda: trainer.num_classes,
+        "num_test": lambda: len(evaluated()),
+        "num_train": lambda: len(data().train_x),
+        "history": lambda: trainer.history,
+        "train_seconds": lambda: trainer.train_seconds,
+        "runs_in_process": RUNS_IN_PROCESS.get,  # that took turns: their seconds of training overlap
+        "peak_memory_bytes": lambda: peak_memory(trainer.device),
+        "versions": versions,
+        "device": lambda: device_name(trainer.device),
+        "commit": commit,
+        "config_hash": lambda: config_hash(cfg),
+        "split_hash": lambda: split_hash(cfg.DATASET.ROOT, data().train_x, data().test),
+        "full_split_hash": lambda: getattr(data(), "full_split_hash", None),
+        "test_images_hash": lambda: images_hash(data().val if split == "val" else data().test),
+        "config": lambda: plain(cfg),
+        "recipe": lambda: recipe_of(type(trainer)),
+        "learns": lambda: trainer.learns,
+        "trainable_parameters": lambda: sum(trained().values()),
     }
-    extra = trainer.extra_metrics()
-    if taken := sorted(extra.keys() & record.keys()):
-        raise ValueError(f"extra_metrics() of {type(trainer).__name__} uses names that the engine uses: {taken}")
-    return record | extra

@@ -26,7 +26,7 @@ from dassl.data.evidence import NOT_TRAINED, training_evidence
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
-from dassl.engine.record import make_record
+from dassl.engine.record import make_record, recordable
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
 from dassl.utils import (
@@ -130,7 +130,8 @@ class SimpleTrainer(TrainerBase):
 
     def before_train(self) -> None:
         """Resume from ``RESUME``, or from ``OUTPUT_DIR``, if there is a checkpoint; open the TensorBoard writer."""
-        self.training_evidence = training_evidence(self.dm.dataset)
+        evidence, reason = recordable(lambda: training_evidence(self.dm.dataset))
+        self.training_evidence = evidence or {"not_recorded": dict.fromkeys(NOT_TRAINED, reason)}
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
         self.epoch = max(self.start_epoch - 1, 0)
         log_dir = os.path.join(self.output_dir, "tensorboard")

@@ -44,12 +44,12 @@ def choose_device(use_cuda: bool) -> torch.device:
     return torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
 
 
-def on_gpu(device: torch.device) -> bool:
+def on_gpu(device: torch.device | str) -> bool:
     """Say whether a device is a GPU."""
-    return device.type == "cuda"
+    return torch.device(device).type == "cuda"
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: torch.device | str) -> str:
     """Return the device, with the model of a GPU."""
     return f"{device} ({torch.cuda.get_device_name(device)})" if on_gpu(device) else str(device)
 
@@ -70,12 +70,12 @@ def reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def peak_memory(device: torch.device) -> dict[str, int]:
+def peak_memory(device: torch.device | str) -> dict[str, int]:
     """Return the most bytes that this process has used: on the host ever, on a GPU since its count was reset."""
     scale = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux kibibytes
     peak = {"host": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale}
-    if on_gpu(device):
-        peak[device.type] = torch.cuda.max_memory_allocated(device)
+    if on_gpu(device) and torch.cuda.is_available():
+        peak[torch.device(device).type] = torch.cuda.max_memory_allocated(device)
     return peak
 
 
