@@ -6,7 +6,7 @@ import torch
 from sklearn.metrics import confusion_matrix, f1_score
 
 from dassl.config import get_cfg_default
-from dassl.evaluation import build_evaluator
+from dassl.evaluation import Classification, build_evaluator
 from dassl.metrics import compute_accuracy, compute_distance_matrix
 
 
@@ -108,3 +108,87 @@ def test_distances():
         compute_distance_matrix(a, b, "manhattan")
     with pytest.raises(ValueError, match=r"\(2, 2\) and \(2,\)"):
         compute_distance_matrix(a, b[0].repeat(1))
+
+
+# Evaluators of others
+
+
+class Calibration(Classification):
+    """Replaces `reset` and `process` without calling them, needs attributes of its own, adds a result."""
+
+    def __init__(self, cfg, lab2cname=None, **kwargs):
+        super().__init__(cfg, lab2cname)
+        self.bins = 2
+        self.reset()
+
+    def reset(self):
+        self._correct = 0
+        self._total = 0
+        self._y_true = []
+        self._y_pred = []
+        self._confidences = [[] for _ in range(self.bins)]
+        if self._per_class_res is not None:
+            self._per_class_res.clear()
+
+    def process(self, mo, gt):
+        confidence, pred = mo.softmax(1).max(1)
+        matches = pred.eq(gt).float()
+        self._correct += int(matches.sum().item())
+        self._total += gt.shape[0]
+        self._y_true.extend(gt.data.cpu().numpy().tolist())
+        self._y_pred.extend(pred.data.cpu().numpy().tolist())
+        self._confidences[0].extend(confidence.tolist())
+        if self._per_class_res is not None:
+            for i, label in enumerate(gt):
+                self._per_class_res[label.item()].append(int(matches[i].item()))
+
+    def evaluate(self):
+        results = super().evaluate()
+        results["confidence"] = sum(self._confidences[0]) / self._total
+        return results
+
+
+class Counts(Classification):
+    """Keeps nothing but the two numbers."""
+
+    def reset(self):
+        self.correct_of_mine = self._correct = self._total = 0
+
+    def process(self, mo, gt):
+        self._correct += int((mo.argmax(1) == gt).sum())
+        self._total += len(gt)
+
+
+def test_a_subclass_with_a_reset_and_a_process_of_its_own(capsys):
+    cfg, own = _evaluator(PER_CLASS_RESULT=True)
+    theirs = Calibration(cfg, lab2cname={0: "cat", 1: "dog", 2: "emu"})
+    assert theirs._per_class_res == {}
+    results = []
+    for evaluator in (own, theirs):
+        evaluator.reset()
+        evaluator.process(_scores([0, 0, 1], 3), torch.tensor([0, 0, 0]))
+        evaluator.process(_scores([2], 3), torch.tensor([2]))
+        results.append((evaluator.evaluate(), capsys.readouterr().out, evaluator.per_class()))
+        assert (evaluator._correct, evaluator._total) == (3, 4)
+        assert (evaluator._y_true, evaluator._y_pred) == ([0, 0, 0, 2], [0, 0, 1, 2])
+        assert evaluator._per_class_res == {0: [1, 1, 0], 2: [1]}
+    assert results[1][0].pop("confidence") == pytest.approx(float(torch.eye(3)[0].softmax(0).max()))
+    assert results[0] == results[1]
+
+
+def test_a_subclass_that_keeps_only_counts(capsys):
+    cfg, _ = _evaluator(PER_CLASS_RESULT=True, COMPUTE_CMAT=True)
+    evaluator = Counts(cfg)
+    evaluator.process(_scores([0, 0, 1, 2], 3), torch.tensor([0, 0, 0, 2]))
+    assert evaluator.evaluate() == {"accuracy": 75.0, "error_rate": 25.0}
+    assert evaluator.per_class() == []
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["=> result", "* total: 4", "* correct: 3", "* accuracy: 75.00%", "* error: 25.00%"]
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        Counts(cfg).evaluate()
+
+
+def test_without_per_class_results_there_is_no_table():
+    _, evaluator = _evaluator()
+    evaluator.process(_scores([1], 3), torch.tensor([1]))
+    assert evaluator._per_class_res is None

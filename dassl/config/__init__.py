@@ -16,7 +16,7 @@ from dassl.utils import check_availability, did_you_mean
 
 __all__ = [
     "admit_foreign_keys", "check_values", "clean_cfg", "declare_dataset_keys", "declare_trainer_keys", "declared_cfg",
-    "get_cfg_default", "merge_file", "merge_opts", "set_key",
+    "get_cfg_default", "merge_file", "merge_opts", "set_key", "with_defaults",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -34,6 +34,37 @@ LEAST = {  # below this no run can be made
 def get_cfg_default() -> CfgNode:
     """Return a copy of the default configuration, open to changes."""
     return DEFAULTS.clone()
+
+
+def with_defaults(cfg: CfgNode) -> CfgNode:
+    """Return ``cfg``, or, where it lacks keys of :data:`DEFAULTS`, a copy that has their defaults.
+
+    Repositories with a tree of their own (a copy of Dassl's, of whatever version) lack what this engine added.
+    """
+    if not _lacks(cfg, DEFAULTS):
+        return cfg
+    whole = cfg.clone()
+    _fill(whole, DEFAULTS)
+    return whole
+
+
+def _lacks(cfg: CfgNode, defaults: CfgNode) -> bool:
+    """Say whether ``defaults`` has a key, at whatever depth, that ``cfg`` has not."""
+    nodes = ((cfg.get(key), value) for key, value in defaults.items())
+    return not cfg.keys() >= defaults.keys() or any(
+        _lacks(own, value) for own, value in nodes if isinstance(own, CfgNode) and isinstance(value, CfgNode)
+    )
+
+
+def _fill(cfg: CfgNode, defaults: CfgNode) -> None:
+    """Give ``cfg`` the keys of ``defaults`` that it lacks; a frozen node stays frozen."""
+    frozen = cfg.is_frozen()
+    for key, value in defaults.clone().items():
+        own = cfg.setdefault(key, value)
+        if isinstance(own, CfgNode) and isinstance(value, CfgNode):
+            _fill(own, value)
+    if frozen:
+        cfg.freeze()
 
 
 def declared_cfg() -> CfgNode:

@@ -10,6 +10,7 @@ from PIL.Image import Image
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
+from dassl.config import with_defaults
 from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.image_store import ImageStore, shared_store
 from dassl.data.samplers import EpochClock, build_sampler, keyed_streams, set_stream
@@ -49,7 +50,7 @@ class DatasetWrapper(Dataset):
     ) -> None:
         from dassl.data.transforms import build_plain_transform
 
-        self.cfg = cfg
+        self.cfg = cfg = with_defaults(cfg)
         self.data_source = data_source
         self.transform = transform
         self.is_train = is_train
@@ -139,6 +140,7 @@ def build_data_loader(
     Raises:
         ValueError: ``data_source`` is empty.
     """
+    cfg = with_defaults(cfg)
     if not data_source:
         raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: there is nothing to load")
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, random_streams)
@@ -181,6 +183,7 @@ class DataManager:
         dataset_wrapper: Callable[..., Dataset] | None = None,
         random_streams: str = "global",
     ) -> None:
+        cfg = with_defaults(cfg)
         self.dataset: DatasetBase = build_dataset(cfg)
         self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         common = {"dataset_wrapper": dataset_wrapper, "random_streams": random_streams}

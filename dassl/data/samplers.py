@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import DataLoader, RandomSampler, Sampler, SequentialSampler
 from yacs.config import CfgNode
 
+from dassl.config import with_defaults
 from dassl.utils import check_availability, stream_seed
 
 SAMPLERS = ("RandomSampler", "SequentialSampler")
@@ -29,9 +30,9 @@ def keyed_streams(cfg: CfgNode, wanted: str = "global") -> bool:
     Raises:
         ValueError: another value than these.
     """
-    for value, what in ((cfg.DATALOADER.RANDOM_STREAMS, "DATALOADER.RANDOM_STREAMS"), (wanted, "random_streams")):
+    asked = with_defaults(cfg).DATALOADER.RANDOM_STREAMS
+    for value, what in ((asked, "DATALOADER.RANDOM_STREAMS"), (wanted, "random_streams")):
         check_availability(value, RANDOM_STREAMS, f"value of {what}")
-    asked = cfg.DATALOADER.RANDOM_STREAMS
     return (wanted if asked == "auto" else asked) == "keyed"
 
 
@@ -129,6 +130,6 @@ def build_sampler(
     check_availability(sampler_type, SAMPLERS, "sampler")
     if sampler_type == "SequentialSampler":
         return SequentialSampler(data_source)
-    if cfg is not None and cfg.SEED >= 0 and keyed_streams(cfg, random_streams):
+    if cfg is not None and keyed_streams(cfg, random_streams) and cfg.SEED >= 0:
         return EpochRandomSampler(data_source, EpochClock(cfg.SEED))
     return RandomSampler(data_source)

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from dassl.config import check_values
+from dassl.config import check_values, with_defaults
 from dassl.data import DataManager
 from dassl.data.evidence import NOT_TRAINED, training_evidence
 from dassl.data.image_store import log_stored_images
@@ -74,6 +74,7 @@ class SimpleTrainer(TrainerBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()
+        cfg = with_defaults(cfg)
         check_values(cfg)
         self.check_cfg(cfg)
         self.device = choose_device(cfg.USE_CUDA)

@@ -5,7 +5,7 @@ Shapes: B samples in a batch, C classes.
 
 import logging
 import os
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import with_defaults
 from dassl.evaluation.build import EVALUATOR_REGISTRY
 from dassl.utils import atomic_write
 
@@ -50,21 +51,35 @@ class EvaluatorBase:
 class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1, in percent.
 
+    A subclass may replace ``reset`` and ``process``, and keep only some of the attributes: what would be computed from
+    the others is left out.
+
     Args:
         cfg: ``TEST.PER_CLASS_RESULT`` and ``TEST.COMPUTE_CMAT`` are read.
         lab2cname: class name of each label.
+
+    Attributes:
+        _correct: number of right predictions so far.
+        _total: number of samples so far.
+        _y_true: label of each sample so far.
+        _y_pred: predicted label of each sample so far, -1 where a score is NaN.
+        _per_class_res: for each label, 1 or 0 for each sample, as it was right or wrong; None unless
+            ``TEST.PER_CLASS_RESULT``.
     """
 
     def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
-        super().__init__(cfg)
+        super().__init__(with_defaults(cfg))
         self._lab2cname = lab2cname or {}
-        self.reset()
+        Classification.reset(self)  # a subclass is not ready for its own
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._labels: list[Tensor] = []
-        self._predictions: list[Tensor] = []
-        self._num_classes = 0
+        self._correct = self._total = self._num_classes = 0
+        self._y_true: list[int] = []
+        self._y_pred: list[int] = []
+        self._per_class_res: defaultdict[int, list[int]] | None = None
+        if self.cfg.TEST.PER_CLASS_RESULT:
+            self._per_class_res = defaultdict(list)
 
     def process(self, mo: Tensor, gt: Tensor) -> None:
         """Add a batch of scores (B, C) and labels (B,), on any device.
@@ -74,10 +89,16 @@ class Classification(EvaluatorBase):
         """
         if mo.dim() != 2 or gt.shape != mo.shape[:1]:
             raise ValueError(f"expected scores (B, C) and labels (B,), got {tuple(mo.shape)} and {tuple(gt.shape)}")
-        predictions = mo.max(1).indices
-        self._predictions.append(predictions.masked_fill(mo.isnan().any(1), -1))
-        self._labels.append(gt)
+        labels, predictions = gt.tolist(), mo.max(1).indices.masked_fill(mo.isnan().any(1), -1).tolist()
+        right = [int(one == other) for one, other in zip(labels, predictions, strict=True)]
+        self._correct += sum(right)
+        self._total += len(right)
+        self._y_true.extend(labels)
+        self._y_pred.extend(predictions)
         self._num_classes = max(self._num_classes, mo.shape[1])
+        if self._per_class_res is not None:
+            for label, hit in zip(labels, right, strict=True):
+                self._per_class_res[label].append(hit)
 
     def confusion(self) -> np.ndarray:
         """Return the counts (C, C) of samples with a label (row) and a prediction (column).
@@ -86,13 +107,12 @@ class Classification(EvaluatorBase):
             ValueError: nothing was processed, or a label is none of the C classes.
             FloatingPointError: a score was not a number.
         """
-        if not self._labels:
+        if not len(self._y_true):
             raise ValueError("there is nothing to evaluate: no batch was processed")
-        labels = torch.cat(self._labels).cpu().numpy()
-        predictions = torch.cat(self._predictions).cpu().numpy()
+        labels, predictions = np.asarray(self._y_true), np.asarray(self._y_pred)
         if (predictions < 0).any():
             raise FloatingPointError(f"the scores of {(predictions < 0).sum()} of {len(labels)} samples are NaN")
-        size = self._num_classes
+        size = self._num_classes or int(max(labels.max(), predictions.max())) + 1  # as a subclass does not keep it
         if labels.min() < 0 or labels.max() >= size:
             raise ValueError(f"labels from {labels.min()} to {labels.max()} do not fit scores for {size} classes")
         return np.bincount(labels * size + predictions, minlength=size * size).reshape(size, size)
@@ -102,28 +122,29 @@ class Classification(EvaluatorBase):
 
         Macro F1 is the mean over the classes that occur among the labels.
         """
-        confusion = self.confusion()
-        total, correct = int(confusion.sum()), int(np.trace(confusion))
-        accuracy = 100.0 * correct / total
-        occurring = confusion.sum(1) > 0
-        f1 = 2.0 * np.diag(confusion) / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
-        results = OrderedDict(
-            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=100.0 * float(f1[occurring].mean())
-        )
-        logger.info(
-            "=> result\n* total: %s\n* correct: %s\n* accuracy: %.2f%%\n* error: %.2f%%\n* macro_f1: %.2f%%",
-            f"{total:,}",
-            f"{correct:,}",
-            *results.values(),
-        )
-        if self.cfg.TEST.PER_CLASS_RESULT:
+        confusion = self.confusion() if len(self._y_true) or not self._total else None
+        accuracy = 100.0 * self._correct / self._total
+        results = OrderedDict(accuracy=accuracy, error_rate=100.0 - accuracy)
+        lines = ["=> result", f"* total: {self._total:,}", f"* correct: {self._correct:,}"]
+        lines += [f"* accuracy: {accuracy:.2f}%", f"* error: {results['error_rate']:.2f}%"]
+        if confusion is not None:
+            f1 = 2.0 * np.diag(confusion) / np.maximum(confusion.sum(0) + confusion.sum(1), 1)
+            results["macro_f1"] = 100.0 * float(f1[confusion.sum(1) > 0].mean())
+            lines.append(f"* macro_f1: {results['macro_f1']:.2f}%")
+        logger.info("%s", "\n".join(lines))
+        if confusion is not None and self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._log_per_class()
-        if self.cfg.TEST.COMPUTE_CMAT:
+        if confusion is not None and self.cfg.TEST.COMPUTE_CMAT:
             self._save_confusion(confusion)
         return results
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Return label, class name, total, correct, accuracy (percent) of each class that occurs among the labels."""
+        """Return label, class name, total, correct, accuracy (percent) of each class that occurs among the labels.
+
+        There are no rows where a subclass does not keep the labels.
+        """
+        if not len(self._y_true):
+            return []
         confusion = self.confusion()
         rows = []
         for label, total in enumerate(confusion.sum(1).tolist()):

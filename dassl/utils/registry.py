@@ -86,6 +86,6 @@ def build_from(registry: Registry, name: str, cfg: Any, **kwargs: Any) -> Any:
         ValueError: there is no such object; the message has the nearest names.
     """
     check_availability(name, registry.registered_names(), registry.kind)
-    if cfg.VERBOSE:
+    if getattr(cfg, "VERBOSE", True):  # which the trees of some repositories lack
         logger.info("Loading %s: %s", registry.kind, name)
     return registry.get(name)(cfg, **kwargs)

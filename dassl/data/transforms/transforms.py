@@ -19,6 +19,7 @@ from PIL.Image import Image
 from torch import Tensor
 from yacs.config import CfgNode
 
+from dassl.config import with_defaults
 from dassl.utils import check_availability
 
 logger = logging.getLogger(__name__)
@@ -228,6 +229,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
     Raises:
         ValueError: an unknown transform, interpolation or way to resize.
     """
+    cfg = with_defaults(cfg)
     if cfg.INPUT.NO_TRANSFORM:
         logger.info("Note: no transform is applied!")
         return None
@@ -242,6 +244,7 @@ def build_transform(cfg: CfgNode, is_train: bool = True, choices: Sequence[str] 
 
 def build_plain_transform(cfg: CfgNode) -> Callable:
     """Return the transform of ``img0``: resize to ``INPUT.SIZE``, tensor, normalisation if chosen; nothing random."""
+    cfg = with_defaults(cfg)
     steps = [_resize(cfg), ("", T.ToTensor())]
     if "normalize" in cfg.INPUT.TRANSFORMS:
         steps.append(_normalize(cfg))
