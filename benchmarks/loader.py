@@ -158,13 +158,18 @@ def _ratio(passes: list[Pass], reference: list[Pass], what: str) -> str:
     return f"{median(getattr(one, what) / getattr(two, what) for one, two in pairs):.2f}"
 
 
-def main() -> None:
-    """Measure, write and print."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=128, help="pictures of each kind")
     parser.add_argument("--rounds", type=int, default=3, help="how often each variant takes its turn")
     parser.add_argument("--output-dir", default="output/benchmarks", help="where loader.json and loader.md go")
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, write and print."""
+    args = build_parser().parse_args()
     passes = run(args.images, args.rounds)
     machine = {"processors": available_cpus(), "threads": torch.get_num_threads(), "load": os.getloadavg()}
     record = {

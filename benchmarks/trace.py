@@ -173,14 +173,19 @@ def listing(found: Mapping[str, Mapping[str, Functions]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Trace and print."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.trace", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--trainers", nargs="+", choices=CONFIGS, default=list(CONFIGS), help="(default: all)")
     parser.add_argument("--list", action="store_true", help="name every function")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trace and print."""
+    args = build_parser().parse_args(argv)
     found = trace(args.trainers)
     sys.stdout.write(table(rows(found)) + (listing(found) if args.list else ""))
     return 0

@@ -281,7 +281,7 @@ def details(report: Report, all_prompts: bool) -> str:
     return "\n".join(lines)
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m datasets.check", description="Check data sets under --root.")
     made.add_argument("names", nargs="+", metavar="NAME", help="caltech101, Caltech101 or a YAML file; all")
@@ -295,7 +295,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    command = parser()
+    command = build_parser()
     args = command.parse_args(arguments)
     try:
         configurations = catalogue.configurations(args.names, args.root)

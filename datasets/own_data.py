@@ -64,7 +64,7 @@ class OwnData(FewShotDataset):
     @property
     def advice(self) -> str:
         """Which keys say where the files are."""
-        return "DATASET.FOLDER, IMAGES and LIST say where they are; see docs/DATASETS.md, section OwnData."
+        return "DATASET.FOLDER, IMAGES and LIST say where they are; see docs/DATASETS.md, section Your own data."
 
     def load_split(self) -> Split:
         """The split of whichever form the data have, class names mapped. ValueError if they have none."""

@@ -81,7 +81,7 @@ def prepare(name: str, dataset: FewShotDataset, keep_archives: bool, progress: b
     return usable
 
 
-def parser() -> argparse.ArgumentParser:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m datasets.prepare", description="Fetch data sets into --root.")
     made.add_argument("names", nargs="+", metavar="NAME", help="caltech101, Caltech101 ...; all: every benchmark")
@@ -104,7 +104,7 @@ def _plans(configurations: dict[str, CfgNode]) -> dict[str, tuple[FewShotDataset
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    command = parser()
+    command = build_parser()
     args = command.parse_args(arguments)
     try:
         configurations = catalogue.configurations(args.names, args.root)

@@ -273,7 +273,7 @@ def save(model: CLIP, pool: Pool, recipe: Recipe, step: int, path: Path) -> None
     write_weights(state, path)
 
 
-def arguments(words: Sequence[str] | None) -> argparse.Namespace:
+def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
@@ -282,12 +282,12 @@ def arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help=f"training steps (default {Recipe.steps})")
     parser.add_argument("--quick", action="store_true", help="a few steps on a few pictures: does it run?")
     parser.add_argument("--snapshots", type=Path, help="weights file to write at each report")
-    return parser.parse_args(words)
+    return parser
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Draw, train, write, measure."""
-    args = arguments(words)
+    args = build_parser().parse_args(words)
     recipe = replace(QUICK if args.quick else Recipe(), seed=args.seed)
     if args.steps is not None:
         if args.steps <= recipe.warmup:
@@ -318,5 +318,5 @@ def log_to(path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    log_to(arguments(None).log)
+    log_to(build_parser().parse_args().log)
     main()
