@@ -132,7 +132,7 @@ def test_sentences_are_about_the_file_s_numbers():
 
 
 def test_start_up_is_that_of_the_file():
-    helped, stepped = _number(r"`--help` takes (\S+) s, .* first step after (\S+) s", BENCHMARKS)
+    helped, stepped = _number(r"--help` takes (\S+) s, .* first step after (\S+) s", BENCHMARKS)
     (row,) = MEASURED["start"]
     assert _same(helped, row["train.py --help, s"])
     assert _same(stepped, row["first training step, s"])
