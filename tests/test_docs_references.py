@@ -86,7 +86,8 @@ def test_sections_that_are_named_are_there():
 
 EXECUTED = ("docs/RUN.md", "README.md")  # line by line, in test_scripts_run_guide
 EXAMPLES = {path.stem for path in (ROOT / "docs/extending/protocols").glob("*.py")}  # run in a test of their own
-PARSERS = {"sweep": "sweep.cli", "results": "results.__main__", "lpclip": "lpclip.__main__"}
+PARSERS = {"sweep": "sweep.cli", "results": "results.__main__", "lpclip": "lpclip.__main__",
+           "parse_test_res": "results.cli"}  # fmt: skip
 
 
 def _commands(page: str) -> list[str]:
