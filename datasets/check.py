@@ -19,12 +19,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 from PIL import Image
 from tqdm import tqdm
 from yacs.config import CfgNode
 
 from clip.simple_tokenizer import SimpleTokenizer
 from dassl.utils import available_cpus, group_equal, write_json
+from dassl.utils.images import DAMAGE, is_wide, to_rgb, too_large, value_range
 
 from . import caches, catalogue
 from .fewshot import FewShotDataset
@@ -32,6 +34,7 @@ from .splits import PARTS, Split, missing_files
 
 SHOWN = 5  # of many findings of one kind
 EXIF_ORIENTATION = 0x0112
+WIDE = "more than 8 bits, read from"
 
 
 @dataclass
@@ -104,11 +107,11 @@ def look_at_image(path: str) -> tuple[str, list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
+                to_rgb(image)
                 peculiar = _peculiarities(image)
-                image.convert("RGB")
     except Image.DecompressionBombError:
-        return f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels", []
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        return too_large(), []
+    except DAMAGE as error:
         return f"{type(error).__name__}: {error}", []
     return "", peculiar
 
@@ -120,10 +123,16 @@ def _peculiarities(image: Image.Image) -> list[str]:
         found.append("CMYK")
     if image.mode in ("P", "PA"):
         found.append("palette")
-    if image.mode.startswith(("I", "F")):
-        found.append("16 bits or more per channel: brightness is cut off at 255, convert these to 8 bits")
-    if image.mode in ("RGBA", "LA", "La", "RGBa"):
+    if is_wide(image):
+        values = np.asarray(image)
+        low, high = value_range(image, values, getattr(image, "tag_v2", {}))
+        found.append(f"{WIDE} {low} (black) to {high} (white)")
+        if values.max() < low + (high - low) / 16:
+            found.append(f"dark: no value in the upper 15/16 of {low} to {high}")
+    if image.has_transparency_data:
         found.append("transparency, which is dropped")
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # whose further frames are previews
+        found.append("several frames or pages, of which the first is taken")
     if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
         found.append("rotated by EXIF, which is ignored here as in the official code")
     if image.width * image.height > Image.MAX_IMAGE_PIXELS:
@@ -143,6 +152,9 @@ def decode_all(paths: list[str], report: Report, workers: int, progress: bool) -
                 report.unreadable[path] = reason
             for kind in peculiar:
                 report.peculiar.setdefault(kind, []).append(path)
+    ranges = [kind for kind in report.peculiar if kind.startswith(WIDE)]
+    if len(ranges) > 1:
+        report.problems.append(f"not all images of more than 8 bits have the same range: {'; '.join(ranges)}")
 
 
 def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, progress: bool = False) -> Report:

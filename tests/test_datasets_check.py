@@ -130,7 +130,7 @@ def peculiar_transparent(path: Path) -> None:
 PECULIAR = {
     "CMYK": peculiar_cmyk,
     "palette": peculiar_palette,
-    "16 bits or more": peculiar_deep,
+    "more than 8 bits, read from 0 (black) to 65535 (white)": peculiar_deep,
     "rotated by EXIF": peculiar_rotated,
     "huge, over 1000 pixels": peculiar_huge,
     "transparency": peculiar_transparent,

@@ -25,6 +25,7 @@ from yacs.config import CfgNode
 
 import clip
 import dassl.data
+import dassl.utils.images
 from clip.backbone import Backbone
 from clip.precision import Precision, tf32_state
 from clip.weights import default_cache
@@ -160,6 +161,7 @@ def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precisio
 def _code() -> str:
     """A hash of the code that reads images and encodes them."""
     sources = [path for package in (clip, dassl.data) for path in Path(package.__file__).parent.rglob("*.py")]
+    sources.append(Path(dassl.utils.images.__file__))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 

@@ -1,5 +1,6 @@
 """Helpers without knowledge of data or training."""
 
+from dassl.utils.images import read_image
 from dassl.utils.logger import Logger, close_logger, log_to_stdout, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry
@@ -16,7 +17,6 @@ from dassl.utils.tools import (
     group_equal,
     listdir_nohidden,
     mkdir_if_missing,
-    read_image,
     read_json,
     seeded,
     set_random_seed,

@@ -1,7 +1,6 @@
 """Small helpers: files, random streams, names, the description of the machine."""
 
 import difflib
-import errno
 import hashlib
 import json
 import os
@@ -20,7 +19,6 @@ from typing import IO, Any
 import numpy as np
 import PIL
 import torch
-from PIL import Image
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -84,22 +82,6 @@ def download_url(url: str, dst: str) -> None:
     """Download ``url`` to the file ``dst``, whole or not at all."""
     with urllib.request.urlopen(url) as response, atomic_write(dst, "wb") as file:
         shutil.copyfileobj(response, file)
-
-
-def read_image(path: str) -> Image.Image:
-    """Read an image file as RGB.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no image that Pillow can read; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, "No image file", path) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f'cannot read the image "{path}": {error}') from error
 
 
 def set_random_seed(seed: int) -> None:

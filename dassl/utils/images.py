@@ -1,0 +1,119 @@
+"""Image files as 8-bit RGB: what each mode and format means (the table is in docs/DATASETS.md)."""
+
+import errno
+import struct
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+DAMAGE = (  # what Pillow's decoders raise on damaged and foreign files
+    OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, MemoryError, struct.error,
+    zlib.error,
+)  # fmt: skip
+BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SMALLEST, LARGEST = 258, 262, 284, 339, 340, 341  # TIFF tags
+WHITE_IS_ZERO, PLANES, SIGNED = 0, 2, 2  # values of three of them
+
+
+def read_image(path: str) -> Image.Image:
+    """Read an image file as RGB with 8 bits per channel, by :func:`to_rgb`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no image that Pillow can read, or its brightness has no defined meaning; the message
+            names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except FileNotFoundError:
+        raise FileNotFoundError(errno.ENOENT, "No image file", path) from None
+    except Image.DecompressionBombError as error:
+        raise ValueError(f'cannot read the image "{path}": {too_large()}') from error
+    except DAMAGE as error:
+        raise ValueError(f'cannot read the image "{path}": {error}') from error
+
+
+def too_large() -> str:
+    """Return why an image beyond Pillow's limit is refused."""
+    return f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels, the limit of Pillow (Image.MAX_IMAGE_PIXELS)"
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Return an opened image as RGB: the first frame, without transparency, wide channels scaled to 8 bits.
+
+    Raises:
+        ValueError: samples that have no defined brightness (negative, NaN, between two ranges), or 16-bit planes, which
+            Pillow reads wrongly.
+    """
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PLANAR) == PLANES and max(_several(tags.get(BITS, 8))) > 8:
+        raise ValueError("its channels are stored in planes of more than 8 bits: convert it to 8 bits")
+    if is_wide(image):
+        image = _eight_bits(image, tags)
+    elif image.mode == "P":  # Pillow warns of a palette with transparency on the direct way, whose colours are the same
+        image = image.convert("RGBA")
+    return image.convert("RGB")
+
+
+def is_wide(image: Image.Image) -> bool:
+    """Return whether an image has more than 8 bits per sample as Pillow opens it."""
+    return image.mode.startswith(("I", "F"))
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """Return the value of a TIFF tag as a tuple."""
+    return value if isinstance(value, tuple) else (value,)
+
+
+def _eight_bits(image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
+    """Return a grey image of wide samples as mode L."""
+    values = np.asarray(image)
+    low, high = value_range(image, values, tags)
+    if values.dtype.kind == "f":
+        levels = np.rint((values.astype(np.float64) - low) * (255 / (high - low)))
+    else:
+        levels = (values.astype(np.int64) - low) * 256 // (high - low + 1)  # the high byte, as of RGB
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        levels = 255 - levels
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def value_range(image: Image.Image, values: np.ndarray, tags: Mapping[int, Any]) -> tuple[Any, Any]:
+    """Return the values that are black and white.
+
+    They are those that the file declares (bits per sample of unsigned integers, SMinSampleValue and SMaxSampleValue of
+    others); else black is 0 and white the first of 1 (floats only), 255 and 65535 that no value exceeds.
+
+    Args:
+        image: of mode I, F or one of the 16-bit modes.
+        values: its samples, (H, W).
+        tags: those of a TIFF file, by number.
+
+    Raises:
+        ValueError: the values do not fit.
+    """
+    if not np.isfinite(values).all():
+        raise ValueError("it has samples that are NaN or infinite: convert it to 8 bits")
+    smallest, largest = values.min(), values.max()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        high = 2 ** _several(tags.get(BITS, 16))[0] - 1
+        if 0 < largest < (high + 1) // 256:
+            raise ValueError(f"all of it would be black: its values end at {largest} of {high}; convert it to 8 bits")
+        return 0, high
+    declared = [_several(tags.get(tag, ()))[:1] for tag in (SMALLEST, LARGEST)]
+    if all(declared):
+        low, high = declared[0][0], declared[1][0]
+        if not low <= smallest <= largest <= high or low == high:
+            raise ValueError(f"it declares values from {low} to {high}, but has {smallest} to {largest}")
+        return low, high
+    signed_16 = _several(tags.get(BITS, 32))[0] == 16 and _several(tags.get(SAMPLE_FORMAT, 1))[0] == SIGNED
+    steps = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
+    high = next((step for step in steps if largest <= step), None)
+    if signed_16 or smallest < 0 or high is None or any(step < largest < 2 * step for step in steps if step != high):
+        raise ValueError(
+            f"which of its values, {smallest} to {largest}, are black and white is not defined: convert it to 8 bits"
+        )
+    return 0, high
