@@ -5,7 +5,8 @@ width.
 """
 
 import hashlib
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from functools import partial
@@ -159,20 +160,37 @@ class Backbone(nn.Module):
         other.parts = Parts(limit)
         return other
 
-    def require_digest(self, digest: str | None, path: str | Path) -> None:
-        """Refuse to go on with weights that are not those that the checkpoint at `path` was trained on.
+    def identity(self) -> dict:
+        """What decides the features, as plain data: the digest of the weights, and what no weight tells.
+
+        That is the architecture where no shape shows it, how images are read, and the length and start of contexts.
+        """
+        text = {"context_length": self.context_length, "context_start": self.context_start}
+        architecture = {**self.architecture, "input": self.input_settings(), "text": text}
+        return {"backbone_digest": self.digest, "backbone_architecture": json.loads(json.dumps(architecture))}
+
+    def require_identity(self, recorded: Mapping, path: str | Path) -> None:
+        """Refuse to go on with a backbone that is not the one that the checkpoint at `path` was trained on.
 
         Args:
-            digest: of the weights that it was trained on; None or empty where it does not say.
+            recorded: the checkpoint, with the entries of `identity` as far as it has them.
             path: of the checkpoint.
 
         Raises:
-            ValueError: these are other weights (both digests are named).
+            ValueError: these are other weights (both digests are named), or the same ones in another architecture (the
+                entries that differ are named).
         """
+        own, digest = self.identity(), recorded.get("backbone_digest")
         if digest and digest != self.digest:
             raise ValueError(
-                f"{path} was trained on other weights of {self.name} (digest {digest[:12]}) than this run has loaded "
-                f"(digest {self.digest[:12]}): give the file that it was trained on in MODEL.BACKBONE.PATH"
+                f"{path} was trained on other weights of {self.name} (digest {str(digest)[:12]}) than this run has "
+                f"loaded (digest {self.digest[:12]}): give the file that it was trained on in MODEL.BACKBONE.PATH"
+            )
+        old, new = recorded.get("backbone_architecture"), own["backbone_architecture"]
+        if other := _differences(old, new) if old else []:
+            raise ValueError(
+                f"{path} was trained on the same weights of {self.name} in another architecture ({'; '.join(other)}): "
+                "give the name or the settings that it was trained with"
             )
 
     def input_settings(self) -> dict:
@@ -214,6 +232,14 @@ class Backbone(nn.Module):
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
         """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> features (N, E), not normalised."""
         return self.parts.encode("sentences", partial(towers.encode_text, self.text), (embeddings, end), prompts)
+
+
+def _differences(old: object, new: object, name: str = "") -> list[str]:
+    """Entries, as `name old -> new`, in which two nested dictionaries differ; one that is missing is like None."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        keys = sorted(old.keys() | new.keys(), key=str)
+        return [said for key in keys for said in _differences(old.get(key), new.get(key), f"{name}.{key}".strip("."))]
+    return [] if old == new or not (old or new) else [f"{name} {old!r} -> {new!r}"]
 
 
 def weights_digest(model: nn.Module) -> str:

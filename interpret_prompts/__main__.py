@@ -54,7 +54,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
         place = node.get("PATH", "") if args.backbone_path is None else ""
         require_published(name, place, path, "--backbone", "--backbone-path")
     backbone = load_backbone(name, args.backbone_path or "")
-    backbone.require_digest(checkpoint.get("backbone_digest"), path)
+    backbone.require_identity(checkpoint, path)
     vectors = text_vectors(state, backbone.text_layers, classnames)
     words, table = vocabulary(backbone)
     yield f"{path}: {args.topk} nearest of {len(words)} words of {name}, Euclidean distance in brackets"

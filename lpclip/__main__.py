@@ -89,7 +89,7 @@ def summary(cfg: CfgNode, backbone: Backbone, precision: Precision, dataset: Dat
         "dataset": cfg.DATASET.NAME,
         "subsample_classes": cfg.DATASET.SUBSAMPLE_CLASSES,
         "backbone": cfg.MODEL.BACKBONE.NAME,
-        "backbone_digest": backbone.digest,
+        **backbone.identity(),
         "precision": precision.name,
         "num_classes": dataset.num_classes,
         "num_test": len(dataset.test),

@@ -53,7 +53,7 @@ def describe(cfg: CfgNode, dataset: DatasetBase, backbone: Backbone, precision: 
         "dataset": cfg.DATASET.NAME,
         "lists": lists,
         "images": content_hash([item.impath for item in [*dataset.train_x, *dataset.val, *dataset.test]]),
-        "backbone": [backbone.name, backbone.digest],
+        "backbone": [backbone.name, backbone.identity()],
         "precision": precision.name,
         "input": plain(cfg.INPUT),
     }

@@ -1,5 +1,7 @@
 """What a run was made with, and where runs that would be averaged were made with different things."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,9 +16,9 @@ SHOWN = 4  # settings that a sentence names
 def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """What a run's `metrics.json` says that it was made with, by dotted keys, without what seeds need not share.
 
-    Beside the configuration: `recipe` (version of the code that computes), `weights` (digest of the backbone's) and
-    `epoch` (of the checkpoint, where it was not chosen by validation). Empty if there is no configuration, as for runs
-    that are known by their log alone.
+    Beside the configuration: `recipe` (version of the code that computes), `weights` and `architecture` (digests of the
+    backbone's) and `epoch` (of the checkpoint, where it was not chosen by validation). Empty if there is no
+    configuration, as for runs that are known by their log alone.
     """
     from dassl.engine.record import flat
 
@@ -26,6 +28,8 @@ def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
     if digest := metrics.get("backbone_digest"):
         found["weights"] = digest[:12]
         found.pop("MODEL.BACKBONE.PATH", None)  # where the same weights lie does not matter
+    if architecture := metrics.get("backbone_architecture"):  # the same weights may be run in several
+        found["architecture"] = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()[:12]
     if "recipe" in metrics:
         found["recipe"] = metrics["recipe"]
     if found.get("TEST.FINAL_MODEL") == "last_step" and "epoch" in metrics:

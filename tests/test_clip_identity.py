@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import open_clip
 import openclip_models as reduced
@@ -120,11 +121,11 @@ def test_the_digest_does_not_depend_on_the_precision():
 def call(eurosat_root, tmp_path, repo_root, capsys):
     """Run train.py on the weights file `tmp_path/weights.pt`; returns exit status and what it wrote to stderr."""
 
-    def run(*args: str, out="run", opts=()) -> tuple[int, str]:
+    def run(*args: str, out="run", opts=(), backbone=tmp_path / "weights.pt") -> tuple[int, str]:
         frozen_backbone.cache_clear()  # as in a new process
         argv = ["--root", str(eurosat_root), "--seed", "1", "--trainer", "CoOp", "--output-dir", str(tmp_path / out)]
         argv += ["--dataset-config-file", str(repo_root / "configs/datasets/eurosat.yaml"), *args]
-        argv += ["--backbone", str(tmp_path / "weights.pt"), "TRAINER.COOP.N_CTX", "2", "OPTIM.MAX_EPOCH", "2"]
+        argv += ["--backbone", str(backbone), "TRAINER.COOP.N_CTX", "2", "OPTIM.MAX_EPOCH", "2"]
         argv += ["DATALOADER.NUM_WORKERS", "0", "DATASET.NUM_SHOTS", "2", "TRAIN.CHECKPOINT_FREQ", "1", *opts]
         status = train.main(argv)
         return status, capsys.readouterr().err
@@ -168,3 +169,86 @@ def test_a_checkpoint_that_does_not_say_its_weights_is_loaded(call, tmp_path):
     del checkpoint["backbone_digest"]
     torch.save(checkpoint, path)
     assert call("--eval-only", "--model-dir", str(tmp_path / "run"), out="again") == (0, "")
+
+
+ARCHITECTURES_OF_ONE_FILE = {  # of open_clip's description: what no weight tells
+    "activation": ("quick_gelu", lambda settings: settings["model_cfg"].update(quick_gelu=True)),
+    "heads": ("vision_cfg.head_width", lambda settings: settings["model_cfg"]["vision_cfg"].update(head_width=64)),
+    "mask": ("text_cfg.no_causal_mask", lambda settings: settings["model_cfg"]["text_cfg"].update(no_causal_mask=True)),
+    "pooling": ("text_cfg.pool_type", lambda settings: settings["model_cfg"]["text_cfg"].update(pool_type="last")),
+    "epsilon": (
+        "text_cfg.norm_kwargs",
+        lambda settings: settings["model_cfg"]["text_cfg"].update(norm_kwargs={"eps": 1e-3}),
+    ),
+    "image constants": ("input.PIXEL_MEAN", lambda settings: settings["preprocess_cfg"].update(mean=[0.5, 0.5, 0.5])),
+    "image shape": ("input.RESIZE_MODE", lambda settings: settings["preprocess_cfg"].update(resize_mode="squash")),
+}
+
+
+@pytest.fixture(scope="module")
+def trained_on_a_folder(tmp_path_factory, eurosat_root, repo_root):
+    """A run on a `local-dir:` backbone: the folder of the backbone and that of the run."""
+    folder, output = (tmp_path_factory.mktemp(name) for name in ("backbone", "output"))
+    reduced.write_safetensors(reduced.random_model("reduced-ViT"), folder / "open_clip_model.safetensors")
+    described = {"model_cfg": reduced.CONFIGS["reduced-ViT"], "preprocess_cfg": {}}
+    (folder / "open_clip_config.json").write_text(json.dumps(described))
+    argv = ["--root", str(eurosat_root), "--seed", "1", "--trainer", "CoOp", "--output-dir", str(output / "run")]
+    argv += ["--dataset-config-file", str(repo_root / "configs/datasets/eurosat.yaml")]
+    argv += ["--backbone", f"local-dir:{folder}", "TRAINER.COOP.N_CTX", "2", "OPTIM.MAX_EPOCH", "2"]
+    argv += ["DATALOADER.NUM_WORKERS", "0", "DATASET.NUM_SHOTS", "2", "TRAIN.CHECKPOINT_FREQ", "1"]
+    assert train.main(argv) == 0
+    return folder, output / "run", argv
+
+
+@pytest.mark.parametrize("change", ARCHITECTURES_OF_ONE_FILE)
+def test_the_same_weights_in_another_architecture_are_refused(trained_on_a_folder, change, tmp_path, capsys):
+    folder, run, argv = trained_on_a_folder
+    key, alter = ARCHITECTURES_OF_ONE_FILE[change]
+    settings = folder / "open_clip_config.json"
+    before = settings.read_text()
+    described = json.loads(before)
+    alter(described)
+    copy = shutil.copytree(run, tmp_path / "copy")
+    evaluate = [*argv[:7], str(tmp_path / "out"), *argv[8:12], "--eval-only", "--model-dir", str(run), *argv[12:]]
+    resume = [*argv[:7], str(copy), *argv[8:]]
+    try:
+        settings.write_text(json.dumps(described))
+        for words, interrupted in ((evaluate, False), (resume, True)):
+            if interrupted:
+                (copy / "prompt_learner" / "checkpoint").write_text("model.pth.tar-1\n")
+            frozen_backbone.cache_clear()
+            assert train.main(words) == 2
+            said = capsys.readouterr().err
+            assert f"{key.removeprefix('input.')} " in said
+            settings_differ = interrupted and "a run with other settings (INPUT." in said
+            assert settings_differ or "was trained on the same weights of local-dir:" in said
+            assert not (tmp_path / "out" / "metrics.json").exists()
+        frozen_backbone.cache_clear()
+        with pytest.raises(ValueError, match=r"in another architecture|INPUT\.\w+ is"):
+            predict.Predictor(str(run), opts=["MODEL.BACKBONE.NAME", f"local-dir:{folder}"])
+    finally:
+        settings.write_text(before)
+        frozen_backbone.cache_clear()
+    assert train.main(evaluate) == 0
+    frozen_backbone.cache_clear()
+
+
+def test_records_and_checkpoints_say_the_architecture(trained_on_a_folder):
+    folder, run, _ = trained_on_a_folder
+    record = json.loads((run / "metrics.json").read_text())["backbone_architecture"]
+    kept = torch.load(run / "prompt_learner" / "model.pth.tar-2", weights_only=True)["backbone_architecture"]
+    assert record == kept == load_backbone(f"local-dir:{folder}").identity()["backbone_architecture"]
+    assert record["vision_cfg"] == reduced.CONFIGS["reduced-ViT"]["vision_cfg"]
+    own = load_backbone("tiny-ViT").identity()["backbone_architecture"]
+    assert (own["activation"], own["image_heads"], own["text_mask"]) == ("quick_gelu", 2, "causal")
+
+
+def test_a_checkpoint_that_does_not_say_its_architecture_is_loaded(trained_on_a_folder, tmp_path):
+    folder, run, _ = trained_on_a_folder
+    checkpoint = torch.load(run / "prompt_learner" / "model.pth.tar-2", weights_only=True)
+    for key in ("backbone_architecture", "digest"):
+        checkpoint.pop(key, None)
+    torch.save(checkpoint, tmp_path / "old.pth.tar-2")
+    frozen_backbone.cache_clear()
+    assert predict.Predictor(tmp_path / "old.pth.tar-2", opts=["MODEL.BACKBONE.NAME", f"local-dir:{folder}"])
+    frozen_backbone.cache_clear()

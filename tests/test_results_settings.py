@@ -43,7 +43,7 @@ def test_seeds_with_other_settings_are_not_averaged(tmp_path, capsys):
     assert said in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("key", ["recipe", "backbone_digest"])
+@pytest.mark.parametrize("key", ["recipe", "backbone_digest", "backbone_architecture"])
 def test_seeds_of_other_code_or_weights_are_not_averaged(tmp_path, key):
     _pair(tmp_path, 1, _config(), **{key: "1.1"})
     _pair(tmp_path, 2, _config(), **{key: "1.2"})

@@ -170,7 +170,7 @@ class MethodTrainer(TrainerX):
                     f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
                     "--output-dir, or delete that one"
                 )
-            self.backbone.require_digest(checkpoint.get("backbone_digest"), path)
+            self.backbone.require_identity(checkpoint, path)
         return super().resume_model_if_exist(directory)
 
     def build_data_loader(self) -> None:
@@ -306,16 +306,16 @@ class MethodTrainer(TrainerX):
             return self.model(images)
 
     def extra_metrics(self) -> dict:
-        """Which weights were used, and what the method reports of itself, for metrics.json."""
+        """Which backbone was used, and what the method reports of itself, for metrics.json."""
         with self.precision.autocast():
-            return {"backbone_digest": self.backbone.digest, **self.model.report()}
+            return {**self.backbone.identity(), **self.model.report()}
 
     def checkpoint_extras(self) -> dict:
         """What a checkpoint says of its run beside the weights; plain data."""
         return {
             "trainer": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
-            "backbone_digest": self.backbone.digest,
+            **self.backbone.identity(),
             "dataset": self.cfg.DATASET.NAME,
             "recipe": recipe_of(type(self)),
             "classnames": list(self.dm.dataset.classnames),
@@ -356,7 +356,7 @@ class MethodTrainer(TrainerX):
         for key, own in self.checkpoint_extras().items():
             if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
-        self.backbone.require_digest(checkpoint.get("backbone_digest"), path)
+        self.backbone.require_identity(checkpoint, path)
         kept = checkpoint.get("config", {}).get("TRAINER", {}).get(self.node, {})
         if other := differences(kept, plain(self.settings), f"TRAINER.{self.node}."):
             logger.warning("%s was trained with other settings than this evaluation has: %s", path, "; ".join(other))

@@ -147,7 +147,7 @@ def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precisio
             "by": [_code(), versions(), installed(*TOWERS)],
             "on": [device_name(backbone.device), processor_name(), torch.get_num_threads()],
             "precision": [precision.name, tf32_state()],
-            "weights": backbone.digest,
+            "backbone": backbone.identity(),
             "transform": [shown, plain(cfg.INPUT), loader.batch_size],
             "images": content_hash([item.impath for item in data.data_source]),
         }
