@@ -21,7 +21,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-LOGGERS = ("clip", "dassl", "datasets", "trainers")  # what they tell of building a model is of no interest here
+LOGGERS = (
+    "adaptation",
+    "clip",
+    "dassl",
+    "datasets",
+    "trainers",
+)  # what they tell of building a model is of no interest here
 FILE_NAME = re.compile(r"[^,\s]*(?:[/\\][^,\s]*|\.[A-Za-z0-9]{1,5})")
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
@@ -93,7 +99,7 @@ class Predictor:
         """
         import torch
 
-        from trainers.method import Method
+        from adaptation.method import Method
 
         method = self._method()
         if type(method).text_features is Method.text_features:
@@ -133,8 +139,8 @@ class Predictor:
 
 def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
     """Configuration and class names of a run: of its checkpoint, or else of its metrics.json."""
+    from adaptation.trainer import find_checkpoint
     from dassl.utils import load_checkpoint
-    from trainers.base import find_checkpoint
 
     files = [run] if run.is_file() else [find_checkpoint(p.parent, epoch, False) for p in run.glob("*/checkpoint")]
     for file in files:

@@ -53,8 +53,8 @@ def build_config(args: argparse.Namespace):
     """
     import datasets  # noqa: F401  (registers what is in the folder)
     import trainers  # noqa: F401
+    from adaptation.trainer import fill_known_input
     from dassl.config import admit_foreign_keys, declared_cfg, merge_file, merge_opts, set_key
-    from trainers.base import fill_known_input
 
     cfg = declared_cfg()
     if args.trainer:
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> float | None:
     from dassl.utils.logger import close_logger
 
     cfg = build_config(args)
-    log_to_stdout("clip", "datasets", "trainers", __name__)
+    log_to_stdout("adaptation", "clip", "datasets", "trainers", __name__)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -127,8 +127,8 @@ def run_seeds(args: argparse.Namespace) -> list[float | None]:
     Raises:
         ExceptionGroup: some seeds failed; the others are complete.
     """
+    from adaptation.stacking import run_together
     from results.seeds import parse_seeds
-    from trainers.stacked import run_together
 
     def body(seed: int, shown: bool):
         places = {key: str(Path(folder) / f"seed{seed}") for key in ("output_dir", "model_dir", "resume")

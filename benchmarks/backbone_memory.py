@@ -21,7 +21,7 @@ from clip import openclip, towers
 from clip.backbone import Backbone
 from clip.clip import tokenize
 from clip.model import CLIP
-from clip.precision import HOST
+from clip.precision import CPU
 
 IMAGES, CLASSES, LENGTH, PROMPTS = 16, 100, 12, 2
 OPENAI = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B-32", "ViT-B-16", "ViT-L-14", "ViT-L-14-336")
@@ -36,7 +36,7 @@ def _build(name: str, mode: FakeTensorMode) -> Backbone:
     with torch.device("meta"):
         model = _openai(config) if name in OPENAI else openclip.new_model(config)
     with mode:
-        model.to_empty(device=HOST)
+        model.to_empty(device=CPU)
     if name in OPENAI:
         return Backbone(name, model, model.visual.tower(), model.text_tower(), tokenize)
     return openclip.backbone_of(name, model, config["embed_dim"], tokenize, None, {})

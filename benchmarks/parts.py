@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from adaptation.feature_cache import KeptFeatures
+from adaptation.stacking import evenly, joint_losses, own_loss
 from benchmarks.plain import PlainAPEX, plain_backbone
 from clip.backbone import Backbone
 from clip.loading import openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision
 from trainers.apex import APEXMethod
-from trainers.kept_features import KeptFeatures
-from trainers.stacked import evenly, joint_losses, own_loss
 
 # arguments of CLIP: the sizes of the carried model and of ViT-B/16
 SIZES = {
@@ -83,7 +83,7 @@ class Bench:
 
 @dataclass
 class Run:
-    """One run with one batch; as far as `trainers.stacked` is concerned, a trainer."""
+    """One run with one batch; as far as `adaptation.stacking` is concerned, a trainer."""
 
     kind: str
     model: nn.Module
@@ -131,7 +131,7 @@ class Run:
         method.load_state_dict(self.model.state_dict())
         method.eval()
         with torch.no_grad(), self.precision.autocast():
-            assert method.transfer()["weight"] < 1
+            assert method.ensemble_weights()["weight"] < 1
         return replace(self, model=method)
 
     def with_kept_features(self, path: Path) -> "Run":

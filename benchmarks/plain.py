@@ -50,12 +50,12 @@ class PlainAPEX(APEXMethod):
         z = self.prompted_image_features(images)
         if self.training:
             return z
-        weight = self.transfer()["weight"]
+        weight = self.ensemble_weights()["weight"]
         return weight * z + (1 - weight) * self.frozen_image_features(images)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, beside which the distances are computed for nothing."""
-        self._transfer()
+        self._ensemble_weights()
         return super().loss(images, labels)
 
 

@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks import loader
 from benchmarks.parts import SIZES, Bench, Run, matrix_rate, operations, repeated, separate, stacked, table
 from benchmarks.timing import alternate, clock, first_line, machine, peak_memory, seconds_of
-from clip.memory import SHARE, activations, readable, whole_batches
+from clip.memory import SHARE, activations, format_bytes, whole_batches
 from clip.precision import free_memory
 from dassl.utils import atomic_write, choose_device, read_json, write_json
 
@@ -216,8 +216,8 @@ class Report:
                     object.__setattr__(run.model, "backbone", run.backbone.within(most))
                 possible = kind == "default" or self.room(run) > 0
                 peak = peak_memory(run.step, self.device) if possible else None
-                row |= {"limit": readable(most) if most else "-", "in one piece": readable(keeps)}
-                rows.append({**row, "taken by the step": readable(peak) if peak else "not run"})
+                row |= {"limit": format_bytes(most) if most else "-", "in one piece": format_bytes(keeps)}
+                rows.append({**row, "taken by the step": format_bytes(peak) if peak else "not run"})
         return rows
 
     def start(self) -> Rows:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from clip import clip, towers
 from clip.memory import Parts
 from clip.precision import convert_weights
-from clip.towers import Delta, ImageTower, Prompts, TextTower
+from clip.towers import ImageTower, Prompts, QKVDelta, TextTower
 
 
 class Backbone(nn.Module):
@@ -36,7 +36,7 @@ class Backbone(nn.Module):
         resize_mode: how the model was evaluated: images resized by their short side and cropped ("shortest"), by their
             long side and padded ("longest"), or squeezed into the square ("squash").
         fill_color: what "longest" pads with, 0 to 255.
-        halve: converts the weights in place for half precision.
+        to_half_precision: converts the weights in place for half precision.
 
     Attributes:
         digest: `weights_digest` of the weights as `load_backbone` read them, before any change of precision; empty for
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
         interpolation: str = "bicubic",
         resize_mode: str = "shortest",
         fill_color: int = 0,
-        halve: Callable[[nn.Module], None] = convert_weights,
+        to_half_precision: Callable[[nn.Module], None] = convert_weights,
     ):
         super().__init__()
         self.name = name
@@ -71,7 +71,7 @@ class Backbone(nn.Module):
         self.interpolation = interpolation
         self.resize_mode = resize_mode
         self.fill_color = fill_color
-        self.halve = halve
+        self.to_half_precision = to_half_precision
         self._tokenize = tokenize
         self.digest = ""
         self.architecture: dict = {}
@@ -133,7 +133,9 @@ class Backbone(nn.Module):
         """The bias of the logits, where the model has one."""
         return getattr(self.model, "logit_bias", None)
 
-    def adapted(self, image: Sequence[Delta | None] = (), text: Sequence[Delta | None] = ()) -> "Backbone":
+    def with_qkv_deltas(
+        self, image: Sequence[QKVDelta | None] = (), text: Sequence[QKVDelta | None] = ()
+    ) -> "Backbone":
         """This backbone with something added to the projections of its blocks; the weights are the same ones.
 
         Args:
@@ -144,8 +146,8 @@ class Backbone(nn.Module):
             ValueError: a tower's blocks cannot be adapted.
         """
         other = self.within(self.parts.limit)
-        other.image = towers.adapted(self.image, image) if image else self.image
-        other.text = towers.adapted(self.text, text) if text else self.text
+        other.image = towers.with_qkv_deltas(self.image, image) if image else self.image
+        other.text = towers.with_qkv_deltas(self.text, text) if text else self.text
         other.plain_images = self.plain_images and not image
         return other
 

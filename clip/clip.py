@@ -12,7 +12,7 @@ from torchvision import transforms as T
 
 from clip import weights
 from clip.model import ARCHITECTURES, CLIP, described, from_state_dict, require_architecture
-from clip.precision import HOST, convert_weights, default_device
+from clip.precision import CPU, convert_weights, default_device
 from clip.simple_tokenizer import END, START, SimpleTokenizer
 from clip.weight_files import looks_like, read_weights, weights_file
 
@@ -152,7 +152,7 @@ def load(
         raise ValueError("jit=True is not supported: the model is built from its weights (use jit=False)")
     device = torch.device(device) if device else default_device()
     model = read_model(locate(name, download_root), _in_openai_conventions).to(device)
-    if device.type != HOST.type:
+    if device.type != CPU.type:
         convert_weights(model)
     return model, preprocess(model.visual.input_resolution)
 

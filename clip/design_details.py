@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from clip.model import CLIP, ResidualAttentionBlock, VisionTransformer, from_state_dict
-from clip.precision import HOST
+from clip.precision import CPU
 from clip.towers import ImageTower, TextTower, encode_image, run_blocks
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ PROMPT_STD = 0.02
 
 def _prompt(n: int, width: int) -> nn.Parameter:
     """Tokens (n, D) from N(0, 0.02^2). On the host whatever the default device: no weights file holds their values."""
-    return nn.Parameter(torch.randn(n, width, device=HOST) * PROMPT_STD)
+    return nn.Parameter(torch.randn(n, width, device=CPU) * PROMPT_STD)
 
 
 class SequenceFirstBlock(ResidualAttentionBlock):
@@ -175,7 +175,7 @@ class PromptedCLIP(CLIP):
         elif depth:
             raise ValueError(f"vision_depth is {depth}, but a ResNet image tower has no token slots: choose a ViT")
         length, width = sizes["context_length"], sizes["transformer_width"]
-        mask = torch.full((length, length), float("-inf"), device=HOST).triu(1)
+        mask = torch.full((length, length), float("-inf"), device=CPU).triu(1)
         layers, heads = sizes["transformer_layers"], sizes["transformer_heads"]
         depth, n = design.get("language_depth", 0), design.get("language_ctx", 0)
         self.transformer = SequenceFirstTransformer(width, layers, heads, mask, depth, n)

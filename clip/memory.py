@@ -31,7 +31,7 @@ _WHOLE: ContextVar[bool] = ContextVar("whole", default=False)
 Encode = Callable[..., Tensor]  # the samples, then prompts -> features (N, E)
 
 
-def readable(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A number of bytes as people read it."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
@@ -66,7 +66,7 @@ def counted_activations(without: Iterable[Tensor] = ()) -> Iterator[Callable[[],
         yield lambda: sum(sizes.values())
 
 
-def take(rows: slice, samples: Sequence[Tensor], prompts: Prompts) -> tuple[list[Tensor], list[Tensor | None]]:
+def select_rows(rows: slice, samples: Sequence[Tensor], prompts: Prompts) -> tuple[list[Tensor], list[Tensor | None]]:
     """Some of the samples with their prompts; prompts (n, D) are shared by all, prompts (N, n, D) are per sample."""
     own = [prompt if prompt is None or prompt.ndim == 2 else prompt[rows] for prompt in prompts]
     return [sample[rows] for sample in samples], own
@@ -106,26 +106,26 @@ class Parts:
         at_once = self._at_once[key]
         if at_once >= count:
             return encode(*samples, prompts)
-        parts = [take(slice(i, i + at_once), samples, prompts) for i in range(0, count, at_once)]
+        parts = [select_rows(slice(i, i + at_once), samples, prompts) for i in range(0, count, at_once)]
         again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # towers draw no random numbers
         return torch.cat([again(encode, *part, own) for part, own in parts])
 
     def _plan(self, what: str, encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
         """How many of the samples are encoded at once."""
         count = len(samples[0])
-        one, two = (activations(encode, *take(slice(n), samples, prompts)) for n in (1, 2))
+        one, two = (activations(encode, *select_rows(slice(n), samples, prompts)) for n in (1, 2))
         free = self.room(samples[0].device)
         needed = count * (two - one)
         if free is None or needed <= SHARE * free:
             if needed > WORTH_SAYING:
-                said = "" if free is None else f" of {readable(free)}"
-                logger.info("Memory: %d %s keep %s%s for the backward pass", count, what, readable(needed), said)
+                said = "" if free is None else f" of {format_bytes(free)}"
+                logger.info("Memory: %d %s keep %s%s for the backward pass", count, what, format_bytes(needed), said)
             return count
         self.divided = True
         at_once = max(1, int(PART * SHARE * free / (two - one)))
         logger.info(
             "Memory: %d %s would keep %s of %s for the backward pass: encoding %d at a time, and again in the backward "
-            "pass", count, what, readable(needed), readable(free), at_once,
+            "pass", count, what, format_bytes(needed), format_bytes(free), at_once,
         )  # fmt: skip
         return at_once
 

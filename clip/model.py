@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from clip.precision import convert_weights as convert_weights
-from clip.precision import full
-from clip.towers import Delta, ImageTower, TextTower, encode_image, encode_text, largest_id
+from clip.precision import to_float32
+from clip.towers import ImageTower, QKVDelta, TextTower, encode_image, encode_text, largest_id
 
 
 class LayerNorm(nn.LayerNorm):
@@ -49,7 +49,7 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, causal: bool = False, delta: Delta | None = None) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None) -> Tensor:
         """(N, T, D) -> (N, T, D); with `causal` no token sees a later one; `delta(x)` is added to the projections."""
         qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
         if delta is not None:
@@ -57,7 +57,7 @@ class Attention(nn.Module):
         q, k, v = (self._split(part) for part in qkv.chunk(3, dim=-1))
         return self._join(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
 
-    def read(self, x: Tensor, end: Tensor | None, delta: Delta | None = None) -> Tensor:
+    def read(self, x: Tensor, end: Tensor | None, delta: QKVDelta | None = None) -> Tensor:
         """What `forward` gives for one token, (N, T, D) -> (N, 1, D): without `end` the first, else that at the
         positions `end` (N,), causal."""
         d = x.shape[-1]
@@ -98,12 +98,12 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor, causal: bool = False, delta: Delta | None = None) -> Tensor:
+    def forward(self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None) -> Tensor:
         """(N, T, D) -> (N, T, D); `delta` as in `Attention`."""
         x = x + self.attn(self.ln_1(x), causal, delta)
         return x + self.mlp(self.ln_2(x))
 
-    def read(self, x: Tensor, end: Tensor | None = None, delta: Delta | None = None) -> Tensor:
+    def read(self, x: Tensor, end: Tensor | None = None, delta: QKVDelta | None = None) -> Tensor:
         """One token of `forward`, (N, T, D) -> (N, 1, D), at a fraction of its cost; arguments as in `Attention`."""
         x = _token(x, end) + self.attn.read(self.ln_1(x), end, delta)
         return x + self.mlp(self.ln_2(x))
@@ -532,6 +532,6 @@ def from_state_dict(state_dict: Mapping[str, Tensor], kind: Callable[..., CLIP] 
     if any(problems.values()):
         said = "; ".join(f"{what}: {', '.join(keys)}" for what, keys in problems.items() if keys)
         raise ValueError(f"weights do not fit the architecture they imply ({sizes}); {said}")
-    full_weights = {k: full(v) if v.is_floating_point() else v for k, v in weights.items()}
+    full_weights = {k: to_float32(v) if v.is_floating_point() else v for k, v in weights.items()}
     model.load_state_dict(full_weights, strict=False, assign=True)
     return model.eval()

@@ -193,7 +193,7 @@ def backbone_of(
     text = text_tower(model, embed_dim, tokenize, end_id)
     if text.bind is not None:
         tokenize = partial(_refuse_padding_inside, tokenize, text.end)
-    return Backbone(name, model, image, text, tokenize, halve=convert_all, **constants)
+    return Backbone(name, model, image, text, tokenize, to_half_precision=convert_all, **constants)
 
 
 # -- image towers ------------------------------------------------------------------------------------------------------

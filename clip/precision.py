@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = ("fp32", "fp16", "bf16", "amp")
 _ON_CPU = {"fp16": "fp32", "amp": "bf16"}
-HOST = torch.device("cpu")  # where weights files are read to
+CPU = torch.device("cpu")  # where weights files are read to
 STORAGES = {  # what PyTorch calls the storages of its files, and their number formats
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -30,7 +30,7 @@ MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")  # of Linux
 
 def default_device() -> torch.device:
     """CUDA where there is one, else the CPU."""
-    return torch.device("cuda") if torch.cuda.is_available() else HOST
+    return torch.device("cuda") if torch.cuda.is_available() else CPU
 
 
 def free_memory(device: torch.device) -> int | None:
@@ -104,7 +104,7 @@ class Precision:
         """Move a frozen backbone to the device, in evaluation mode, in the format its weights have in this mode."""
         backbone.requires_grad_(False).eval().to(self.device)
         if self.name == "fp16":
-            backbone.halve(backbone.model)
+            backbone.to_half_precision(backbone.model)
         elif self._autocast is not None:
             convert_weights(backbone.model, self._autocast)  # else autocast would do so in every call
         return backbone
@@ -120,11 +120,11 @@ def tf32_state() -> str:
     )
 
 
-def full(x: Tensor) -> Tensor:
+def to_float32(x: Tensor) -> Tensor:
     """The tensor in float32: features are compared, mixed and scaled in full precision in every mode."""
     return x.float()
 
 
-def whole(x: Tensor) -> AbstractContextManager:
+def autocast_disabled(x: Tensor) -> AbstractContextManager:
     """A context without autocast on the device of x: products of features are computed in float32 in every mode."""
     return torch.autocast(x.device.type, enabled=False)

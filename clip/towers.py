@@ -17,7 +17,7 @@ from torch import Tensor
 
 Block = Callable[[Tensor], Tensor]
 Prompts = Sequence[Tensor | None]
-Delta = Callable[[Tensor], Tensor]  # a block's normalised input (N, T, D) -> (N, T, 3 D)
+QKVDelta = Callable[[Tensor], Tensor]  # a block's normalised input (N, T, D) -> (N, T, 3 D)
 
 
 def largest_id(tokens: Tensor) -> Tensor:
@@ -92,7 +92,7 @@ class TextTower:
     last: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-def adapted(tower: ImageTower | TextTower, deltas: Sequence[Delta | None]) -> ImageTower | TextTower:
+def with_qkv_deltas(tower: ImageTower | TextTower, deltas: Sequence[QKVDelta | None]) -> ImageTower | TextTower:
     """The tower with something added to the projections of its blocks: one entry per block, None where nothing is.
 
     The blocks themselves are not changed.

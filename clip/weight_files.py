@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from clip.layouts import describe, layout_of, unwrap
-from clip.precision import HOST
+from clip.precision import CPU
 from clip.torchscript import is_torchscript, read_torchscript
 
 BYTES_LIMIT = 64 << 30  # of all tensors of a file; the largest model of open_clip has 20 GiB in float32
@@ -165,7 +165,7 @@ def _read_pickled(path: Path) -> object:
         )
     with open(path, "rb") as file, warnings.catch_warnings():  # of a path, the suffix would decide
         warnings.simplefilter("ignore")  # of pickle protocols; what cannot be read ends in an error
-        return torch.load(file, HOST, weights_only=True)
+        return torch.load(file, CPU, weights_only=True)
 
 
 def require_sound_zip(path: Path) -> None:
@@ -201,7 +201,7 @@ def _is_ordinary(value: object) -> bool:
     """Whether a value is a dense tensor on the host; a pickle may make others."""
     if not isinstance(value, Tensor):
         return False
-    return value.layout == torch.strided and value.device == HOST and not value.is_quantized and not value.is_nested
+    return value.layout == torch.strided and value.device == CPU and not value.is_quantized and not value.is_nested
 
 
 def _facts(path: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from clip.backbone import Backbone
 from clip.clip import tokenizer
-from clip.precision import full
+from clip.precision import to_float32
 
 # name in a checkpoint -> title; the number is that of the text block that the vectors enter before
 CONTEXT = re.compile(r"(?:prompt_learner\.)?ctx")
@@ -53,7 +53,7 @@ def text_vectors(state: Mapping[str, Tensor], blocks: int, classnames: Sequence[
 def vocabulary(backbone: Backbone) -> tuple[list[str], Tensor]:
     """Words, and their embeddings (V, D); words whose embedding was never trained (all zero) are left out."""
     decoder = tokenizer().decoder
-    table = full(backbone.token_embedding(torch.arange(len(decoder), device=backbone.device)))
+    table = to_float32(backbone.token_embedding(torch.arange(len(decoder), device=backbone.device)))
     trained = table.any(dim=1)
     return [decoder[i] for i in trained.nonzero()[:, 0].tolist()], table[trained]
 
@@ -72,7 +72,7 @@ def nearest_words(vectors: Tensor, words: Sequence[str], table: Tensor, k: int) 
     if not 1 <= k <= len(words):
         raise ValueError(f"--topk is {k}, but must be in 1 .. {len(words)}")
     exact = "donot_use_mm_for_euclid_dist"  # the shorter way loses the last decimals
-    distances = torch.cdist(full(vectors).to(table.device), table, compute_mode=exact)
+    distances = torch.cdist(to_float32(vectors).to(table.device), table, compute_mode=exact)
     values, indices = distances.topk(k, largest=False)
     return [
         [(words[i], value) for i, value in zip(row, row_values, strict=True)]

@@ -22,6 +22,7 @@ from yacs.config import CfgNode
 
 import datasets  # noqa: F401 - registers what is in the folder
 import trainers
+from adaptation.trainer import fill_input, frozen_backbone
 from clip.backbone import Backbone
 from clip.precision import PRECISIONS, Precision
 from dassl.config import declared_cfg, merge_file, merge_opts
@@ -33,7 +34,6 @@ from dassl.utils.logger import close_logger
 from dassl.utils.torchtools import choose_device
 from lpclip.features import Features, dataset_features
 from lpclip.probe import MAX_VAL_SHOTS, RUNS, SHOTS, probe
-from trainers.base import fill_input, frozen_backbone
 
 logger = logging.getLogger("lpclip")
 
@@ -125,7 +125,7 @@ def run(args: argparse.Namespace) -> dict:
     assert trainers  # imported for the configuration keys that YAML files of methods set
     cfg = build_config(args)
     output = Path(cfg.OUTPUT_DIR)
-    log_to_stdout("clip", "datasets", "trainers", "lpclip")
+    log_to_stdout("adaptation", "clip", "datasets", "trainers", "lpclip")
     setup_logger(str(output))
     try:
         precision = Precision(args.prec, choose_device(cfg.USE_CUDA))

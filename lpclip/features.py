@@ -15,11 +15,11 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from clip.backbone import Backbone
-from clip.precision import Precision, full
+from clip.precision import Precision, to_float32
 from dassl.data import build_data_loader
 from dassl.data.datasets import DatasetBase
 from dassl.data.transforms import build_transform
-from dassl.engine.record import plain, split_hash
+from dassl.engine.record import split_hash, to_dict
 from dassl.utils import atomic_write
 from dassl.utils.file_identity import content_hash
 
@@ -41,7 +41,7 @@ def encode(loader: DataLoader, backbone: Backbone, precision: Precision) -> Feat
     features, labels = [], []
     for batch in loader:
         with precision.autocast():
-            features.append(full(backbone.encode_image(batch["img"].to(precision.device))).cpu())
+            features.append(to_float32(backbone.encode_image(batch["img"].to(precision.device))).cpu())
         labels.append(batch["label"])
     return Features(torch.cat(features).numpy(), torch.cat(labels).numpy())
 
@@ -55,7 +55,7 @@ def describe(cfg: CfgNode, dataset: DatasetBase, backbone: Backbone, precision: 
         "images": content_hash([item.impath for item in [*dataset.train_x, *dataset.val, *dataset.test]]),
         "backbone": [backbone.name, backbone.identity()],
         "precision": precision.name,
-        "input": plain(cfg.INPUT),
+        "input": to_dict(cfg.INPUT),
     }
     return json.dumps(settings, sort_keys=True)
 

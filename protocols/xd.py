@@ -42,7 +42,7 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
         ValueError: a trainer whose learned state belongs to its classes, and cannot be tested on a part of them.
     """
     variants = set(datasets) <= set(IMAGENET_VARIANTS)
-    refuse_others(trainers, ("any", "part") if variants else ("any",), "other data sets")
+    refuse_others(trainers, ("any", "subset") if variants else ("any",), "other data sets")
     runs = []
     for trainer in trainers:
         file = config.config(trainer, "transfer", config.source)

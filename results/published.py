@@ -73,9 +73,9 @@ def departures(record: Record) -> list[str]:
 def _differences(shipped: Mapping[str, Any], own: Mapping[str, Any], learns: bool) -> list[str]:
     """Settings that both have, with different values; INPUT keys at their default are filled from the backbone."""
     from dassl.config import get_cfg_default
-    from dassl.engine.record import flat, plain
+    from dassl.engine.record import flatten, to_dict
 
-    filled = {f"INPUT.{key}": value for key, value in flat(plain(get_cfg_default().INPUT)).items()}
+    filled = {f"INPUT.{key}": value for key, value in flatten(to_dict(get_cfg_default().INPUT)).items()}
     ignored = () if learns else OF_LEARNING
     return [
         f"{key} {value} -> {own[key]}"
@@ -93,9 +93,9 @@ def _shipped(file: Path, dataset: str) -> dict[str, Any]:
     """The configuration that the files of a method and of a data set make, by dotted keys."""
     import datasets  # noqa: F401 - declares its keys
     import trainers  # noqa: F401 - declares its keys
+    from adaptation.trainer import fill_known_input
     from dassl.config import declared_cfg, merge_file
-    from dassl.engine.record import flat, plain
-    from trainers.base import fill_known_input
+    from dassl.engine.record import flatten, to_dict
 
     cfg = declared_cfg()
     given: set[str] = set()
@@ -104,4 +104,4 @@ def _shipped(file: Path, dataset: str) -> dict[str, Any]:
         if path.is_file():
             given.update(merge_file(cfg, str(path)))
     fill_known_input(cfg, given)
-    return flat(plain(cfg))
+    return flatten(to_dict(cfg))

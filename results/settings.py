@@ -20,11 +20,11 @@ def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
     backbone's) and `epoch` (of the checkpoint, where it was not chosen by validation). Empty if there is no
     configuration, as for runs that are known by their log alone.
     """
-    from dassl.engine.record import flat
+    from dassl.engine.record import flatten
 
     if not metrics.get("config"):
         return {}
-    found = {key: value for key, value in flat(metrics["config"]).items() if key not in OF_THE_RUN}
+    found = {key: value for key, value in flatten(metrics["config"]).items() if key not in OF_THE_RUN}
     if digest := metrics.get("backbone_digest"):
         found["weights"] = digest[:12]
         found.pop("MODEL.BACKBONE.PATH", None)  # where the same weights lie does not matter

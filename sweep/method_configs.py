@@ -25,7 +25,7 @@ _KEYS = {"configs": {"file", "training", "datasets", "shots"}, "settings": {"fil
 
 
 def trainer_class(trainer: str) -> type:
-    """The class of a registered trainer: it says whether it learns, and which classes it serves (`SimpleTrainer`)."""
+    """The class of a registered trainer: it says whether it learns (`SimpleTrainer`)."""
     import trainers  # noqa: F401 - registers what is in the folder
     from dassl.engine import TRAINER_REGISTRY
 

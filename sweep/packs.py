@@ -4,21 +4,21 @@ import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
+from adaptation.stacking import evenly
 from results.seeds import numbers
 from sweep.method_configs import trainer_class
 from sweep.plan import Run, SeedGroup
-from trainers.stacked import evenly
 
 
-def stackable(trainer: str) -> bool:
+def supports_stacking(trainer: str) -> bool:
     """Whether the steps of several seeds of a trainer may be computed together; those of others do not say so."""
-    return getattr(trainer_class(trainer), "stackable", False)
+    return getattr(trainer_class(trainer), "supports_stacking", False)
 
 
 def make_packs(runs: Iterable[Run], most: int, places: int) -> list[SeedGroup]:
     """Runs in packs: the trainings of one recipe and data set together, everything else by itself.
 
-    How many of a pack are computed at once is found out when it runs (`trainers.stacked`).
+    How many of a pack are computed at once is found out when it runs (`adaptation.stacking`).
 
     Args:
         runs: in the order in which they are wanted.
@@ -27,7 +27,7 @@ def make_packs(runs: Iterable[Run], most: int, places: int) -> list[SeedGroup]:
     """
     groups: dict[Hashable, list[Run]] = {}
     for run in runs:
-        together = run.trains and stackable(run.place.trainer)
+        together = run.trains and supports_stacking(run.place.trainer)
         groups.setdefault(replace(run.place, seed=0) if together else run, []).append(run)
     trainings = sum(run.trains for group in groups.values() for run in group)
     most = most or max(1, math.ceil(trainings / places))
@@ -45,7 +45,7 @@ def packing(packs: Sequence[SeedGroup]) -> list[str]:
     where = f"{processes} process{'es' if processes > 1 else ''} of {span} seeds"
     lines = [f"{count} trainings in {where}, as many computed at once as memory allows"]
     alone = dict.fromkeys(run.place.trainer for pack in packs for run in pack if run.trains)
-    alone = [name for name in alone if not stackable(name)]
+    alone = [name for name in alone if not supports_stacking(name)]
     if alone:
         lines.append(f"seed by seed: {', '.join(alone)} (the trainer does not say that seeds may be computed together)")
     return lines

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from dassl.config import declared_cfg
 from results.layout import USUAL_SOURCE, RunDirectory
 from sweep.method_configs import CONFIGS, config_of, settings_of, trainer_class
 
@@ -94,7 +95,7 @@ class SweepConfig:
 
 
 def refuse_others(trainers: Sequence[str], serving: Sequence[str], what: str) -> None:
-    """Raise a ValueError if what a trainer learns serves classes of other kinds alone (`SimpleTrainer.serves`)."""
-    bound = [name for name in trainers if trainer_class(name).serves not in serving]
+    """Raise a ValueError if what a trainer learns belongs to its classes (`SimpleTrainer.class_transfer`)."""
+    bound = [name for name in trainers if trainer_class(name).class_transfer(declared_cfg()) not in serving]
     if bound:
         raise ValueError(f"what {', '.join(bound)} learns belongs to its classes and cannot be tested on {what}")

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import train
+from adaptation.trainer import FILLED
 from dassl.config import get_cfg_default
-from dassl.engine.record import flat, plain, recipe_of
+from dassl.engine.record import code_version_of, flatten, to_dict
 from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
 from sweep.method_configs import trainer_class
 from sweep.plan import Run
-from trainers.base import FILLED
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
     except ValueError as error:
         raise AnotherConfiguration(f"{path} is damaged ({error}): --redo deletes and repeats the run") from error
     made = record.get("created", "") if path == metrics else ""
-    differences = compare(wanted, flat(record.get("config", {}))) + _other_code_or_weights(run, wanted, record)
+    differences = compare(wanted, flatten(record.get("config", {}))) + _other_code_or_weights(run, wanted, record)
     if made and "--load-epoch" in run.argv:
         epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
         differences += [f"epoch {record['epoch']} there, {epoch} wanted"] if record["epoch"] != epoch else []
@@ -96,7 +96,7 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
 
 def _other_code_or_weights(run: Run, wanted: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
     """In which recipe and weights a run differs from what would be used now, where its record says which they were."""
-    found = [("recipe", record.get("recipe"), recipe_of(trainer_class(run.place.trainer)))]
+    found = [("recipe", record.get("recipe"), code_version_of(trainer_class(run.place.trainer)))]
     if record.get("backbone_digest"):
         now = _weights_digest(wanted["MODEL.BACKBONE.NAME"], wanted["MODEL.BACKBONE.PATH"])
         found.append(("digest of the weights", record["backbone_digest"][:12], now[:12]))
@@ -126,7 +126,7 @@ def _configuration(arguments: str) -> dict[str, Any]:
     """The configuration that arguments of train.py give; runs that differ only in seed and directory share it."""
     import ast
 
-    return flat(plain(train.build_config(argparse.Namespace(**ast.literal_eval(arguments)))))
+    return flatten(to_dict(train.build_config(argparse.Namespace(**ast.literal_eval(arguments)))))
 
 
 def needs_root(run: Run) -> bool:
@@ -145,7 +145,7 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
     neither is a key that the trainer fills in when the configuration leaves it at its default.
     """
     filled = {f"INPUT.{key}" for key in FILLED}
-    defaults = flat(plain(get_cfg_default()))
+    defaults = flatten(to_dict(get_cfg_default()))
     return [
         f"{key}: {found[key]} there, {value} wanted"
         for key, value in wanted.items()
@@ -187,8 +187,9 @@ def started(run: Run) -> Iterator[None]:
         failure = os.path.join(run.output_dir, FAILURE)
         if os.path.exists(failure):
             os.unlink(failure)
-        config = plain(train.build_config(train.build_parser().parse_args(list(run.argv))))
-        request = {"argv": list(run.argv), "recipe": recipe_of(trainer_class(run.place.trainer)), "config": config}
+        config = to_dict(train.build_config(train.build_parser().parse_args(list(run.argv))))
+        version = code_version_of(trainer_class(run.place.trainer))
+        request = {"argv": list(run.argv), "recipe": version, "config": config}
         write_json(request, os.path.join(run.output_dir, REQUEST))
         yield
 

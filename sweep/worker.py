@@ -63,7 +63,7 @@ def execute_pack(pack: SeedGroup, tell: Callable[[Message], None]) -> None:
 
     The screen shows the first of them.
     """
-    from trainers.stacked import run_together
+    from adaptation.stacking import run_together
 
     def body(index: int, run: Run) -> None:
         def report(fraction: float) -> None:

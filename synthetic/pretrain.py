@@ -53,7 +53,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Recipe:
+class Hyperparameters:
     """Everything that the training depends on.
 
     The logit scale goes from `scale_start` to 100 in the first `scale_ramp` steps. `says_weight` weighs the auxiliary
@@ -73,7 +73,7 @@ class Recipe:
     says_until: float = 0.6
 
 
-QUICK = Recipe(pictures=400, batch=16, steps=16, warmup=3, scale_ramp=3)
+QUICK = Hyperparameters(pictures=400, batch=16, steps=16, warmup=3, scale_ramp=3)
 
 
 @dataclass(frozen=True)
@@ -181,15 +181,19 @@ def split_parameters(model: CLIP, head: nn.Module) -> tuple[list[Tensor], list[T
     return matrices, rest + list(head.parameters())
 
 
-def learning_rate(step: int, recipe: Recipe) -> float:
+def learning_rate(step: int, settings: Hyperparameters) -> float:
     """Factor of the peak learning rate: linear up, then linear down to 0."""
-    return min((step + 1) / recipe.warmup, (recipe.steps - step) / (recipe.steps - recipe.warmup), 1.0)
+    return min(
+        (step + 1) / settings.warmup,
+        (settings.steps - step) / (settings.steps - settings.warmup),
+        1.0,
+    )
 
 
-def logit_scale(step: int, recipe: Recipe) -> float:
+def logit_scale(step: int, settings: Hyperparameters) -> float:
     """Scale of the cosines: geometrically from `scale_start` to 100 during the ramp, then 100."""
-    left = max(0.0, 1 - step / recipe.scale_ramp)
-    return 100.0 * (recipe.scale_start / 100.0) ** left
+    left = max(0.0, 1 - step / settings.scale_ramp)
+    return 100.0 * (settings.scale_start / 100.0) ** left
 
 
 def true_of(said: Tensor, shown: Tensor) -> Tensor:
@@ -214,62 +218,65 @@ def says_loss(scores: Tensor, said: Tensor, rarity: Tensor) -> Tensor:
     return F.cross_entropy(scores, target / target.sum(dim=1, keepdim=True).clamp_min(1e-6))
 
 
-def batches(recipe: Recipe) -> Iterator[Tensor]:
+def batches(settings: Hyperparameters) -> Iterator[Tensor]:
     """Endless batches of picture numbers, in a new random order each time round."""
-    generator = torch.Generator().manual_seed(recipe.seed)
+    generator = torch.Generator().manual_seed(settings.seed)
     while True:
-        order = torch.randperm(recipe.pictures, generator=generator)
-        yield from order[: recipe.pictures // recipe.batch * recipe.batch].split(recipe.batch)
+        order = torch.randperm(settings.pictures, generator=generator)
+        yield from order[: settings.pictures // settings.batch * settings.batch].split(settings.batch)
 
 
 def train(
-    recipe: Recipe, pool: Pool, report_every: int = REPORT_EVERY, snapshot: Path | None = None
+    settings: Hyperparameters, pool: Pool, report_every: int = REPORT_EVERY, snapshot: Path | None = None
 ) -> tuple[CLIP, list[float]]:
     """Train on the pool and return the model (token table still short) and the contrastive loss of each step."""
-    model = build_model(len(pool.used), recipe.seed)
+    model = build_model(len(pool.used), settings.seed)
     head = nn.Linear(SIZES["embed_dim"], len(pool.rarity))
     nn.init.zeros_(head.weight)
     nn.init.zeros_(head.bias)
     matrices, rest = split_parameters(model, head)
-    muon = torch.optim.Muon(matrices, lr=recipe.lr_muon, adjust_lr_fn="match_rms_adamw")
-    adamw = torch.optim.AdamW(rest, lr=recipe.lr_adamw, betas=(0.9, 0.98), weight_decay=0.05)
+    muon = torch.optim.Muon(matrices, lr=settings.lr_muon, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW(rest, lr=settings.lr_adamw, betas=(0.9, 0.98), weight_decay=0.05)
     losses: list[float] = []
-    for step, rows in zip(range(recipe.steps), batches(recipe), strict=False):
-        factor = learning_rate(step, recipe)
-        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = recipe.lr_muon * factor, recipe.lr_adamw * factor
+    for step, rows in zip(range(settings.steps), batches(settings), strict=False):
+        factor = learning_rate(step, settings)
+        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = (
+            settings.lr_muon * factor,
+            settings.lr_adamw * factor,
+        )
         z = model.encode_image(normalised(pool.pictures[rows]))
         t = F.normalize(model.encode_text(pool.tokens[rows]), dim=-1)
         true = true_of(pool.said[rows], pool.shown[rows])
-        loss = contrastive_loss(F.normalize(z, dim=-1), t, logit_scale(step, recipe), true)
+        loss = contrastive_loss(F.normalize(z, dim=-1), t, logit_scale(step, settings), true)
         losses.append(loss.item())
-        weight = recipe.says_weight * max(0.0, 1 - step / (recipe.says_until * recipe.steps))
+        weight = settings.says_weight * max(0.0, 1 - step / (settings.says_until * settings.steps))
         (loss + weight * says_loss(head(z), pool.said[rows], pool.rarity)).backward()
         nn.utils.clip_grad_norm_(rest, 1.0)
         for optimiser in (muon, adamw):
             optimiser.step()
             optimiser.zero_grad()
         if (step + 1) % report_every == 0:
-            report(step + 1, recipe, model, pool, float(np.mean(losses[-report_every:])))
+            report(step + 1, settings, model, pool, float(np.mean(losses[-report_every:])))
             if snapshot:
-                save(model, pool, recipe, step + 1, snapshot)
+                save(model, pool, settings, step + 1, snapshot)
     return model, losses
 
 
-def report(step: int, recipe: Recipe, model: CLIP, pool: Pool, loss: float) -> None:
+def report(step: int, settings: Hyperparameters, model: CLIP, pool: Pool, loss: float) -> None:
     """Log progress: zero-shot accuracy on validation pictures of the *base* classes; new ones are for the end."""
-    measured = {name: measure(model, drawn, "val", recipe.seed, pool.used) for name, drawn in SETS.items()}
+    measured = {name: measure(model, drawn, "val", settings.seed, pool.used) for name, drawn in SETS.items()}
     scores = " ".join(f"{name} {m.base:.0f}" for name, m in measured.items())
     apart = measured["thermal"]
     logger.info(
         "step %d/%d loss %.3f scale %.0f | base val: %s | thermal d_nn %.3f d_avg %.3f",
-        *(step, recipe.steps, loss, logit_scale(step, recipe), scores, apart.d_nn, apart.d_avg),
+        *(step, settings.steps, loss, logit_scale(step, settings), scores, apart.d_nn, apart.d_avg),
     )
 
 
-def save(model: CLIP, pool: Pool, recipe: Recipe, step: int, path: Path) -> None:
+def save(model: CLIP, pool: Pool, settings: Hyperparameters, step: int, path: Path) -> None:
     """Write the model with the whole token table and the scale of that step."""
     state = expand_vocabulary(model.state_dict(), pool.used, VOCABULARY)
-    state["logit_scale"] = torch.tensor(math.log(logit_scale(step, recipe)))
+    state["logit_scale"] = torch.tensor(math.log(logit_scale(step, settings)))
     write_weights(state, path)
 
 
@@ -278,8 +285,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="weights file to write")
     parser.add_argument("--log", type=Path, help="log file to write")
-    parser.add_argument("--seed", type=int, default=Recipe.seed)
-    parser.add_argument("--steps", type=int, help=f"training steps (default {Recipe.steps})")
+    parser.add_argument("--seed", type=int, default=Hyperparameters.seed)
+    parser.add_argument("--steps", type=int, help=f"training steps (default {Hyperparameters.steps})")
     parser.add_argument("--quick", action="store_true", help="a few steps on a few pictures: does it run?")
     parser.add_argument("--snapshots", type=Path, help="weights file to write at each report")
     return parser
@@ -288,19 +295,19 @@ def build_parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str] | None = None) -> None:
     """Draw, train, write, measure."""
     args = build_parser().parse_args(words)
-    recipe = replace(QUICK if args.quick else Recipe(), seed=args.seed)
+    settings = replace(QUICK if args.quick else Hyperparameters(), seed=args.seed)
     if args.steps is not None:
-        if args.steps <= recipe.warmup:
-            raise ValueError(f"--steps {args.steps}: there must be more than the {recipe.warmup} of the warm-up")
-        recipe = replace(recipe, steps=args.steps)
-    logger.info("recipe: %s", asdict(recipe))
+        if args.steps <= settings.warmup:
+            raise ValueError(f"--steps {args.steps}: there must be more than the {settings.warmup} of the warm-up")
+        settings = replace(settings, steps=args.steps)
+    logger.info("hyperparameters: %s", asdict(settings))
     begun = time.process_time()
-    pool = draw_pool(recipe.pictures, recipe.seed)
+    pool = draw_pool(settings.pictures, settings.seed)
     longest = int(pool.tokens.argmax(dim=1).max()) + 1
-    logger.info("drew %d pictures, %d token ids, longest caption %d", recipe.pictures, len(pool.used), longest)
-    model, losses = train(recipe, pool, min(REPORT_EVERY, recipe.steps), args.snapshots)
-    save(model, pool, recipe, recipe.steps, args.out)
-    tenth = max(1, recipe.steps // 10)
+    logger.info("drew %d pictures, %d token ids, longest caption %d", settings.pictures, len(pool.used), longest)
+    model, losses = train(settings, pool, min(REPORT_EVERY, settings.steps), args.snapshots)
+    save(model, pool, settings, settings.steps, args.out)
+    tenth = max(1, settings.steps // 10)
     first, last = np.mean(losses[:tenth]), np.mean(losses[-tenth:])
     minutes = (time.process_time() - begun) / 60
     logger.info("loss %.3f -> %.3f in %.1f CPU minutes", first, last, minutes)

@@ -14,32 +14,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from clip.backbone import Backbone
-from clip.precision import full, whole
-from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.ivlp import both_towers
-from trainers.method import CONTEXT_NAMES, IMAGE_PROMPT_NAMES, TEXT_PROMPT_NAMES, Method, Names
-from trainers.prompts import (
+from adaptation.method import CONTEXT_NAMES, IMAGE_PROMPT_NAMES, TEXT_PROMPT_NAMES, Method
+from adaptation.prompts import (
     Context,
     ContextInit,
     context_from_words,
     image_prompts,
+    prompt_name,
     random_context,
-    spoken,
     text_prompts,
 )
-from trainers.templates import DEFAULT, fill
+from adaptation.templates import DEFAULT, fill
+from adaptation.trainer import MethodTrainer
+from clip.backbone import Backbone
+from clip.precision import autocast_disabled, to_float32
+from dassl.engine import TRAINER_REGISTRY
+from trainers.ivlp import prompt_sizes
 
 MAX_WORDS = 16  # above this many tokens the context starts random
 FROZEN_BRANCHES = ("clip", "official")
 ENSEMBLES = ("both", "text", "visual", "none")
 
-FROZEN_PROMPT_NAMES: Names = (
-    (r"frozen_image_prompts\.tokens\.0", "clip_model_temp.visual.VPT"),
-    (r"frozen_image_prompts\.tokens\.(\d+)", r"clip_model_temp.visual.transformer.resblocks.\1.VPT_shallow"),
-    (r"frozen_text_prompts\.tokens\.(\d+)", r"clip_model_temp.transformer.resblocks.\1.VPT_shallow"),
-)
+FROZEN_PROMPT_NAMES = {
+    "frozen_image_prompts.tokens.0": "clip_model_temp.visual.VPT",
+    "frozen_image_prompts.tokens.*": "clip_model_temp.visual.transformer.resblocks.*.VPT_shallow",
+    "frozen_text_prompts.tokens.*": "clip_model_temp.transformer.resblocks.*.VPT_shallow",
+}
 
 
 def difficulty(trained: Tensor, evaluated: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,12 +53,12 @@ def difficulty(trained: Tensor, evaluated: Tensor) -> tuple[Tensor, Tensor]:
         `d_nn` (C,), one minus the cosine to the nearest training class, not below 0; `d_avg` (C,), one minus the mean
         cosine (paper, section 3.3).
     """
-    with whole(trained):
+    with autocast_disabled(trained):
         cosine = F.normalize(trained, dim=-1) @ F.normalize(evaluated, dim=-1).T
     return (1 - cosine.amax(dim=0)).clamp(min=0), 1 - cosine.mean(dim=0)
 
 
-def transfer_weight(d_nn: Tensor, d_avg: Tensor, beta: float, eps: float) -> Tensor:
+def adaptive_alpha(d_nn: Tensor, d_avg: Tensor, beta: float, eps: float) -> Tensor:
     """The weight alpha (C,) of the adapted features: `exp(-beta d_avg)` where `d_nn > eps`, else 1."""
     return torch.exp(-beta * d_avg * (d_nn > eps))
 
@@ -70,7 +70,7 @@ def apex_context(backbone: Backbone, classnames: list[str], n: int, init: str) -
     if "#" not in init:
         raise ValueError(f"CTX_INIT {init!r} has no '#' to stand for the class name")
     words = init.split("#")[0].strip()
-    return context_from_words(backbone, words, n, [init.replace("#", spoken(name)) for name in classnames])
+    return context_from_words(backbone, words, n, [init.replace("#", prompt_name(name)) for name in classnames])
 
 
 class APEXMethod(Method):
@@ -95,14 +95,14 @@ class APEXMethod(Method):
         ValueError: a value out of range (named), or a backbone without token slots for images.
     """
 
-    names = (
-        *IMAGE_PROMPT_NAMES,
-        *TEXT_PROMPT_NAMES,
-        *CONTEXT_NAMES,
-        (r"adapter_matrix", "VPT_adapter_text_matrix"),
-        (r"adapter_bias", "VPT_adapter_text_bias"),
-        (r"trained_tokens", "prompt_learner.trained_tokenized_prompts"),
-    )
+    checkpoint_names = {
+        **IMAGE_PROMPT_NAMES,
+        **TEXT_PROMPT_NAMES,
+        **CONTEXT_NAMES,
+        "adapter_matrix": "VPT_adapter_text_matrix",
+        "adapter_bias": "VPT_adapter_text_bias",
+        "trained_tokens": "prompt_learner.trained_tokenized_prompts",
+    }
 
     def __init__(
         self,
@@ -142,7 +142,7 @@ class APEXMethod(Method):
         self.register_buffer("trained_tokens", plain.clone())
         official = frozen_branch == "official"
         if official:
-            self.names = (*self.names, *FROZEN_PROMPT_NAMES)
+            self.checkpoint_names = {**self.checkpoint_names, **FROZEN_PROMPT_NAMES}
         self.frozen_image_prompts = image_prompts(backbone, depth_vision if official else 0, n_vision, trainable=False)
         self.frozen_text_prompts = text_prompts(backbone, depth_text if official else 1, n_text, trainable=False)
 
@@ -152,11 +152,11 @@ class APEXMethod(Method):
 
     def adapter_input(self) -> Tensor:
         """`t_pre` (C, E): features of the sentences with the learned context, before the adapter."""
-        return full(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
+        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
 
     def adapt(self, t_pre: Tensor) -> Tensor:
         """The linear adapter: `t_pre A + b`, (C, E)."""
-        with whole(t_pre):
+        with autocast_disabled(t_pre):
             return t_pre @ self.adapter_matrix + self.adapter_bias
 
     def text_features(self) -> Tensor:
@@ -165,43 +165,43 @@ class APEXMethod(Method):
         t = self.adapt(t_pre)
         if self.training or not self.mix_text:
             return t
-        alpha = self.transfer()["alpha"][:, None]
+        alpha = self.ensemble_weights()["alpha"][:, None]
         return alpha * t + (1 - alpha) * t_pre
 
     def prompted_image_features(self, images: Tensor) -> Tensor:
         """`z` (B, E): images with the learned prompts."""
-        return full(self.backbone.encode_image(images, self.image_prompts()))
+        return to_float32(self.backbone.encode_image(images, self.image_prompts()))
 
     def frozen_image_features(self, images: Tensor) -> Tensor:
         """`z'` (B, E): images through the frozen branch."""
         prompts = self.frozen_image_prompts()
-        return full(self.backbone.encode_image(images, prompts)) if prompts else self.plain_image_features(images)
+        return to_float32(self.backbone.encode_image(images, prompts)) if prompts else self.plain_image_features(images)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E): prompted; in evaluation mixed with the frozen ones by the mean of alpha."""
         z = self.prompted_image_features(images)
         if self.training or not self.mix_images:
             return z
-        weight = self.transfer()["weight"]
+        weight = self.ensemble_weights()["weight"]
         # every evaluated class was seen in training: the frozen pass would get weight 0
         return z if weight == 1 else weight * z + (1 - weight) * self.frozen_image_features(images)
 
     def frozen_text_features(self, tokens: Tensor) -> Tensor:
         """Features (N, E) of the frozen text encoder for token ids (N, L)."""
-        return full(self.backbone.encode_text(tokens, self.frozen_text_prompts()))
+        return to_float32(self.backbone.encode_text(tokens, self.frozen_text_prompts()))
 
-    def transfer(self) -> dict:
+    def ensemble_weights(self) -> dict:
         """Distances `d_nn`, `d_avg` (C,), `alpha` (C,) and `weight`, its mean; computed once per evaluation."""
-        return self.once("transfer", self._transfer)
+        return self.cached_in_eval("ensemble weights", self._ensemble_weights)
 
     @torch.no_grad()
-    def _transfer(self) -> dict:
+    def _ensemble_weights(self) -> dict:
         trained, evaluated = (self.frozen_text_features(t) for t in (self.trained_tokens, self.tokens))
         d_nn, d_avg = difficulty(trained, evaluated)
         seen = (self.tokens[:, None] == self.trained_tokens).all(dim=-1).any(dim=1)
         d_nn = d_nn.masked_fill(seen, 0)  # what rounding makes of the distance of a sentence to itself
         if self.fixed_alpha is None:
-            alpha = transfer_weight(d_nn, d_avg, self.beta, self.eps)
+            alpha = adaptive_alpha(d_nn, d_avg, self.beta, self.eps)
         else:
             alpha = torch.full_like(d_avg, self.fixed_alpha)
         return {"d_nn": d_nn, "d_avg": d_avg, "alpha": alpha, "weight": alpha.mean().item()}
@@ -215,7 +215,7 @@ class APEXMethod(Method):
         """Distances and alpha of each evaluated class."""
         was_training = self.training
         self.eval()
-        values = {key: self.transfer()[key].tolist() for key in ("alpha", "d_nn", "d_avg")}
+        values = {key: self.ensemble_weights()[key].tolist() for key in ("alpha", "d_nn", "d_avg")}
         self.train(was_training)
         return {"apex": {"classnames": self.classnames, **values}}
 
@@ -236,8 +236,7 @@ def _check_choice(key: str, value: str, choices: tuple[str, ...]) -> None:
 class APEX(MethodTrainer):
     """Trains APEX."""
 
-    node = "APEX"
-    registered = "VLPromptLearner"
+    checkpoint_dir = "VLPromptLearner"
     CONFIG = {
         "APEX": CfgNode(
             {
@@ -266,7 +265,7 @@ def apex_from_keys(backbone: Backbone, classnames: list[str], keys: CfgNode) -> 
     return APEXMethod(
         backbone,
         classnames,
-        **both_towers(keys),
+        **prompt_sizes(keys),
         beta=keys.BETA,
         eps=keys.EPS,
         frozen_branch=keys.FROZEN_BRANCH,

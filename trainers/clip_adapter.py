@@ -8,12 +8,12 @@ Shape legend: B images, C classes, E embedding width.
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import whole
+from clip.precision import autocast_disabled
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import Method
-from trainers.templates import template_of
 from trainers.zsclip import ZeroshotMethod
 
 REDUCTION = 4  # the bottleneck is this many times narrower than the features
@@ -34,8 +34,7 @@ class CLIPAdapterMethod(ZeroshotMethod):
         ValueError: a ratio out of range.
     """
 
-    names = ((r"adapter\.(\d)\.weight", r"adapter.fc.\1.weight"),)
-    part = "adapter."
+    checkpoint_names = {"adapter.*.weight": "adapter.fc.*.weight"}
     reads_pixels = False
 
     def __init__(self, backbone: Backbone, classnames: list[str], template: str, ratio: float = 0.2):
@@ -54,7 +53,7 @@ class CLIPAdapterMethod(ZeroshotMethod):
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E): the adapter's output and its input, mixed (paper, equation 6)."""
         z = super().image_features(images)
-        with whole(z):
+        with autocast_disabled(z):
             return self.ratio * self.adapter(z) + (1 - self.ratio) * z
 
 
@@ -62,8 +61,7 @@ class CLIPAdapterMethod(ZeroshotMethod):
 class CLIP_Adapter(MethodTrainer):
     """Trains CLIP-Adapter."""
 
-    node = "CLIP_ADAPTER"
-    registered = "clip_adapter"
+    checkpoint_dir = "clip_adapter"
     CONFIG = {"CLIP_ADAPTER": CfgNode({"RATIO": 0.2, "PREC": "fp32"})}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:

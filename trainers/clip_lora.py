@@ -17,13 +17,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import DEFAULT, IMAGENET_SELECT, fill
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import stream_seed
-from trainers.base import MethodTrainer
-from trainers.method import Method
-from trainers.templates import DEFAULT, IMAGENET_SELECT, fill
 
 PROJECTIONS = ("q", "k", "v")
 ENCODERS = ("text", "vision", "both")
@@ -39,10 +39,10 @@ POSITIONS = {
 }
 
 
-class Kept(torch.autograd.Function):
+class SeededDropoutMask(torch.autograd.Function):
     """What dropout leaves of (N, T, D), as booleans: a function of a stream, a scalar, and the share that is dropped.
 
-    Where several runs are computed together (`trainers.stacked`), each draws from its own stream what it draws alone.
+    Where several runs are computed together (`adaptation.stacking`), each draws what it draws alone.
     """
 
     @staticmethod
@@ -62,7 +62,7 @@ class Kept(torch.autograd.Function):
         runs = range(info.batch_size)
         own = [x if in_dims[0] is None else x.select(in_dims[0], r) for r in runs]
         streams = [stream if in_dims[1] is None else stream[r] for r in runs]
-        return torch.stack([Kept.forward(*pair, dropout) for pair in zip(own, streams, strict=True)]), 0
+        return torch.stack([SeededDropoutMask.forward(*pair, dropout) for pair in zip(own, streams, strict=True)]), 0
 
 
 class LowRank(nn.Module):
@@ -87,7 +87,7 @@ class LowRank(nn.Module):
         """
         if not self.training or self.dropout == 0:
             return x
-        return x * Kept.apply(x, self.stream, self.dropout) / (1 - self.dropout)
+        return x * SeededDropoutMask.apply(x, self.stream, self.dropout) / (1 - self.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
@@ -163,13 +163,13 @@ class CLIPLoRAMethod(Method):
         in_text, in_vision = (position if encoder in (name, "both") else None for name in ("text", "vision"))
         text = TowerDeltas(backbone.text_width, backbone.text_layers, in_text, params, **settings)
         vision = TowerDeltas(backbone.vision_width, backbone.vision_layers, in_vision, params, **settings)
-        super().__init__(backbone.adapted(image=vision.per_block(), text=text.per_block()), classnames)
+        super().__init__(backbone.with_qkv_deltas(image=vision.per_block(), text=text.per_block()), classnames)
         self.text, self.vision = text, vision
         self.register_buffer("tokens", backbone.tokenize(fill(template, classnames)), persistent=False)
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the template's sentences through the adapted tower."""
-        return full(self.backbone.encode_text(self.tokens))
+        return to_float32(self.backbone.encode_text(self.tokens))
 
     def choose_dropout(self, seed: int, *keys: str | int) -> None:
         """Choose what the forward passes drop from now on: a function of (seed, keys) and the place in the towers."""
@@ -201,8 +201,7 @@ def _check(backbone: Backbone, rank: int, dropout: float, encoder: str, position
 class CLIP_LoRA(MethodTrainer):
     """Trains CLIP-LoRA. The learning rate follows the steps; their number may be given per shot."""
 
-    node = "CLIP_LORA"
-    registered = "clip_lora"
+    checkpoint_dir = "clip_lora"
     lr_per_step = True
     CONFIG = {
         "CLIP_LORA": CfgNode(

@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.method import CONTEXT_NAMES, Method
+from adaptation.prompts import Context
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
 from trainers.coop import coop_context
-from trainers.method import CONTEXT_NAMES, Method
-from trainers.prompts import Context
 
 MAX_SENTENCES = 1024  # encoded at once, or the C of one image: bounds the memory of a batch of B x C sentences
 
@@ -36,7 +36,7 @@ class CoCoOpMethod(Method):
     """
 
     reads_pixels = False
-    names = (*CONTEXT_NAMES, (r"meta_net\.(\w+)\.(\w+)", r"prompt_learner.meta_net.\1.\2"))
+    checkpoint_names = {**CONTEXT_NAMES, "meta_net.*.*": "prompt_learner.meta_net.*.*"}
 
     def __init__(self, backbone: Backbone, classnames: list[str], n_ctx: int = 16, init: str = ""):
         super().__init__(backbone, classnames)
@@ -53,7 +53,7 @@ class CoCoOpMethod(Method):
     def shifted_text_features(self, shifts: Tensor) -> Tensor:
         """Features (B, C, E) of the sentences whose contexts are shifted by (B, D_t)."""
         embeddings = torch.cat([self.context(shift) for shift in shifts])
-        features = full(self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts))))
+        features = to_float32(self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts))))
         return features.unflatten(0, (len(shifts), -1))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -73,7 +73,6 @@ class CoCoOpMethod(Method):
 class CoCoOp(MethodTrainer):
     """Trains CoCoOp."""
 
-    node = "COCOOP"
     CONFIG = {"COCOOP": CfgNode({"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"})}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:

@@ -8,12 +8,12 @@ Shape legend: C classes, L tokens, n context tokens, D_t text width, E embedding
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.method import CONTEXT_NAMES, Method
+from adaptation.prompts import Context, ContextInit, context_from_words, prompt_name, random_context
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
-from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import CONTEXT_NAMES, Method
-from trainers.prompts import Context, ContextInit, context_from_words, random_context, spoken
+from clip.precision import to_float32
+from dassl.engine import TRAINER_REGISTRY, ClassTransfer
 
 
 def coop_context(
@@ -29,7 +29,7 @@ def coop_context(
     if class_specific:
         raise ValueError(f"class-specific contexts (CSC) start random: CTX_INIT must be empty, but is {init!r}")
     words = init.replace("_", " ")
-    sentences = [f"{words} {spoken(name)}." for name in classnames]
+    sentences = [f"{words} {prompt_name(name)}." for name in classnames]
     return context_from_words(backbone, words, len(words.split()), sentences)
 
 
@@ -39,7 +39,7 @@ class ContextMethod(Method):
     Learned: `context.vectors`, (n, D_t) or (C, n, D_t).
     """
 
-    names = CONTEXT_NAMES
+    checkpoint_names = CONTEXT_NAMES
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ContextMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with the learned context."""
-        return full(self.backbone.encode_embeddings(self.context(), self.context.end))
+        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end))
 
 
 class CoOpMethod(ContextMethod):
@@ -69,21 +69,24 @@ class CoOpMethod(ContextMethod):
         class_specific: bool = False,
         position: str = "end",
     ):
-        names = backbone.tokenize([spoken(name) for name in classnames])
+        names = backbone.tokenize([prompt_name(name) for name in classnames])
         name_lengths = (backbone.end_of_text(names) - backbone.context_start).tolist()
         start = coop_context(backbone, classnames, n_ctx, init, class_specific)
         super().__init__(backbone, classnames, start, name_lengths, position)
-        self.owns_classes = class_specific
 
 
 @TRAINER_REGISTRY.register()
 class CoOp(MethodTrainer):
     """Trains CoOp."""
 
-    node = "COOP"
     CONFIG = {
         "COOP": CfgNode({"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"})
     }
+
+    @classmethod
+    def class_transfer(cls, cfg: CfgNode) -> ClassTransfer:
+        """Contexts of single classes belong to these."""
+        return "none" if cfg.TRAINER.COOP.CSC else "any"
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """CoOp as the keys say."""

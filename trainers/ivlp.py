@@ -9,20 +9,20 @@ Shape legend: B images, C classes, E embedding width, n context or prompt tokens
 from torch import Tensor
 from yacs.config import CfgNode
 
-from clip.backbone import Backbone
-from clip.precision import full
-from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import CONTEXT_NAMES, IMAGE_PROMPT_NAMES, TEXT_PROMPT_NAMES, Method
-from trainers.prompts import (
+from adaptation.method import CONTEXT_NAMES, IMAGE_PROMPT_NAMES, TEXT_PROMPT_NAMES, Method
+from adaptation.prompts import (
     Context,
     ContextInit,
     context_from_words,
     image_prompts,
+    prompt_name,
     random_context,
-    spoken,
     text_prompts,
 )
+from adaptation.trainer import MethodTrainer
+from clip.backbone import Backbone
+from clip.precision import to_float32
+from dassl.engine import TRAINER_REGISTRY
 
 MAX_WORDS = 4  # above this many tokens the context starts random
 
@@ -37,7 +37,7 @@ def ivlp_context(backbone: Backbone, classnames: list[str], n: int, init: str) -
     if not init or not 0 < n <= MAX_WORDS:
         return random_context(backbone, n, classnames)
     words = init.replace("_", " ")
-    return context_from_words(backbone, words, n, [f"{words} {spoken(name)}." for name in classnames])
+    return context_from_words(backbone, words, n, [f"{words} {prompt_name(name)}." for name in classnames])
 
 
 class IVLPMethod(Method):
@@ -57,7 +57,7 @@ class IVLPMethod(Method):
         ValueError: a number out of range (named), or visual prompts for an image tower without token slots.
     """
 
-    names = (*CONTEXT_NAMES, *TEXT_PROMPT_NAMES, *IMAGE_PROMPT_NAMES)
+    checkpoint_names = {**CONTEXT_NAMES, **TEXT_PROMPT_NAMES, **IMAGE_PROMPT_NAMES}
 
     def __init__(
         self,
@@ -76,14 +76,14 @@ class IVLPMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
-        return full(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
+        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with deep prompts."""
-        return full(self.backbone.encode_image(images, self.image_prompts()))
+        return to_float32(self.backbone.encode_image(images, self.image_prompts()))
 
 
-def both_towers(keys: CfgNode) -> dict:
+def prompt_sizes(keys: CfgNode) -> dict:
     """What the keys of a trainer with prompts in both towers say: numbers and depths of prompts, the first words."""
     return {
         "n_text": keys.N_CTX_TEXT,
@@ -98,8 +98,7 @@ def both_towers(keys: CfgNode) -> dict:
 class IVLP(MethodTrainer):
     """Trains IVLP, or language-only prompting."""
 
-    node = "IVLP"
-    registered = "VLPromptLearner"
+    checkpoint_dir = "VLPromptLearner"
     CONFIG = {
         "IVLP": CfgNode(
             {
@@ -115,4 +114,4 @@ class IVLP(MethodTrainer):
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """IVLP as the keys say."""
-        return IVLPMethod(backbone, classnames, **both_towers(self.settings))
+        return IVLPMethod(backbone, classnames, **prompt_sizes(self.settings))

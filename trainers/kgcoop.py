@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.method import Method, percent_correct
+from adaptation.templates import template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
 from trainers.coop import CoOpMethod
-from trainers.method import Method, percent_correct
-from trainers.templates import template_of
 from trainers.zsclip import template_features
 
 # the method's own sentence where it differs from the data set's
@@ -70,7 +70,6 @@ class KgCoOpMethod(CoOpMethod):
 class KgCoOp(MethodTrainer):
     """Trains KgCoOp."""
 
-    node = "KGCOOP"
     # N_CTX counts only where CTX_INIT is empty
     CONFIG = {"KGCOOP": CfgNode({"N_CTX": 4, "CTX_INIT": "a photo of a", "W": 8.0, "PREC": "fp16"})}
 

@@ -10,13 +10,13 @@ from copy import deepcopy
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.method import CONTEXT_NAMES, Method
+from adaptation.prompts import Context, random_vectors, slot_width
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
 from trainers.ivlp import ivlp_context
-from trainers.method import CONTEXT_NAMES, Method
-from trainers.prompts import Context, random_vectors, slot_width
 
 
 class MaPLeMethod(Method):
@@ -37,12 +37,12 @@ class MaPLeMethod(Method):
         ValueError: a number out of range (named), or an image tower without token slots.
     """
 
-    names = (
-        *CONTEXT_NAMES,
-        (r"proj\.(\w+)", r"prompt_learner.proj.\1"),
-        (r"compound_prompts_text\.(\d+)", r"prompt_learner.compound_prompts_text.\1"),
-        (r"compound_prompt_projections\.(\d+)\.(\w+)", r"prompt_learner.compound_prompt_projections.\1.\2"),
-    )
+    checkpoint_names = {
+        **CONTEXT_NAMES,
+        "proj.*": "prompt_learner.proj.*",
+        "compound_prompts_text.*": "prompt_learner.compound_prompts_text.*",
+        "compound_prompt_projections.*.*": "prompt_learner.compound_prompt_projections.*.*",
+    }
 
     def __init__(
         self, backbone: Backbone, classnames: list[str], n: int = 2, depth: int = 9, init: str = "a photo of a"
@@ -74,19 +74,18 @@ class MaPLeMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
-        return full(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
+        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with the mapped prompts."""
-        return full(self.backbone.encode_image(images, self.once("image prompts", self.image_prompts)))
+        return to_float32(self.backbone.encode_image(images, self.cached_in_eval("image prompts", self.image_prompts)))
 
 
 @TRAINER_REGISTRY.register()
 class MaPLe(MethodTrainer):
     """Trains MaPLe."""
 
-    node = "MAPLE"
-    registered = "MultiModalPromptLearner"
+    checkpoint_dir = "MultiModalPromptLearner"
     CONFIG = {"MAPLE": CfgNode({"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9})}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:

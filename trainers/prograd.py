@@ -12,13 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.method import Method, percent_correct
+from adaptation.prompts import PLACEHOLDER, ContextInit, prompt_name, random_context
+from adaptation.templates import template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
 from trainers.coop import ContextMethod
-from trainers.method import Method, percent_correct
-from trainers.prompts import PLACEHOLDER, ContextInit, random_context, spoken
-from trainers.templates import template_of
 from trainers.zsclip import template_features
 
 # the method's own sentences where they differ from the data sets'
@@ -54,7 +54,7 @@ def prograd_context(backbone: Backbone, classnames: list[str], n: int, template:
     start = backbone.context_start
     vectors[n - count :] = backbone.token_embedding(backbone.tokenize([words]))[0, start : start + count]
     prefix = " ".join([*[PLACEHOLDER] * (n - count), words])
-    return ContextInit(vectors, [f"{prefix} {spoken(name)}." for name in classnames])
+    return ContextInit(vectors, [f"{prefix} {prompt_name(name)}." for name in classnames])
 
 
 def without_conflict(gradient: Tensor, reference: Tensor, strength: float = 1.0) -> Tensor:
@@ -120,7 +120,6 @@ class ProGradMethod(ContextMethod):
 class ProGrad(MethodTrainer):
     """Trains ProGrad."""
 
-    node = "PROGRAD"
     CONFIG = {"PROGRAD": CfgNode({"N_CTX": 16, "CTX_INIT": True, "PREC": "fp16", "T": 1.0, "LAMBDA": 1.0})}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import imagenet_templates
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.ivlp import IVLPMethod, both_towers
-from trainers.method import Method
-from trainers.templates import imagenet_templates
+from trainers.ivlp import IVLPMethod, prompt_sizes
 from trainers.zsclip import mean_features
 
 TEMPLATES = 60  # so many of the ImageNet templates describe a class to the frozen text tower
@@ -55,7 +55,7 @@ class PromptSRCMethod(IVLPMethod):
     @torch.no_grad()
     def frozen_image_features(self, images: Tensor) -> Tensor:
         """Normalised features (B, E) of images without prompts."""
-        return F.normalize(full(self.backbone.encode_image(images)), dim=-1)
+        return F.normalize(to_float32(self.backbone.encode_image(images)), dim=-1)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, L1 distances of both sides' features, KL divergence of the logits (paper, equation 4)."""
@@ -80,8 +80,7 @@ class PromptSRC(MethodTrainer):
         average: the sum so far of each epoch's weights times the learned state, by name.
     """
 
-    node = "PROMPTSRC"
-    registered = "VLPromptLearner"
+    checkpoint_dir = "VLPromptLearner"
     average: Mapping[str, Tensor] = {}
     CONFIG = {
         "PROMPTSRC": CfgNode(
@@ -103,7 +102,7 @@ class PromptSRC(MethodTrainer):
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """PromptSRC as the keys say."""
         weights = {"text_weight": self.settings.TEXT_LOSS_WEIGHT, "image_weight": self.settings.IMAGE_LOSS_WEIGHT}
-        return PromptSRCMethod(backbone, classnames, **both_towers(self.settings), **weights)
+        return PromptSRCMethod(backbone, classnames, **prompt_sizes(self.settings), **weights)
 
     def after_epoch(self) -> None:
         """Add to the average; after the last epoch deploy it, before the checkpoint is written."""

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import IMAGENET_SELECT, template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import Method
-from trainers.templates import IMAGENET_SELECT, template_of
+from dassl.engine import TRAINER_REGISTRY, ClassTransfer
 from trainers.zsclip import mean_features
 
 
@@ -31,8 +31,7 @@ class TaskResMethod(Method):
         scale: of the residuals (alpha in the paper).
     """
 
-    names = ((r"residuals", "prompt_learner.text_feature_residuals"),)
-    owns_classes = True
+    checkpoint_names = {"residuals": "prompt_learner.text_feature_residuals"}
 
     def __init__(self, backbone: Backbone, classnames: list[str], templates: Sequence[str], scale: float = 0.5):
         super().__init__(backbone, classnames)
@@ -44,13 +43,11 @@ class TaskResMethod(Method):
         """Features (C, E): `t + scale * x` (paper, equation 5)."""
         return self.features + self.scale * self.residuals
 
-    def state_for_classes(self, state: Mapping[str, Tensor], trained: list[str]) -> Mapping[str, Tensor]:
-        """The rows of this method's classes, where all of them are among the trained ones (ImageNet-A, ImageNet-R).
+    def select_classes(self, state: Mapping[str, Tensor], trained: list[str]) -> Mapping[str, Tensor]:
+        """The rows of this method's classes, all of which are among the trained ones (ImageNet-A, ImageNet-R).
 
         Rows are found by class name. Two classes of ImageNet may share a name: then the mean of their rows is taken.
         """
-        if trained == self.classnames or not set(self.classnames) <= set(trained):
-            return super().state_for_classes(state, trained)
         key = self.official_name("residuals")
         rows = [[row for row, name in enumerate(trained) if name == own] for own in self.classnames]
         return {**state, key: torch.stack([state[key][same].mean(dim=0) for same in rows])}
@@ -60,9 +57,12 @@ class TaskResMethod(Method):
 class TaskRes(MethodTrainer):
     """Trains TaskRes."""
 
-    node = "TaskRes"
-    serves = "part"  # the variants of ImageNet
     CONFIG = {"TaskRes": CfgNode({"RESIDUAL_SCALE": 1.0, "ENHANCED_BASE": "none", "PREC": "fp32"})}
+
+    @classmethod
+    def class_transfer(cls, cfg: CfgNode) -> ClassTransfer:
+        """Each class has its residual: the variants of ImageNet have some of ImageNet's classes."""
+        return "subset"
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse what would need projections that are not at hand."""

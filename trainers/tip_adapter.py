@@ -19,20 +19,20 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import IMAGENET_SELECT, template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import whole
+from clip.precision import autocast_disabled
 from dassl.data.data_manager import build_data_loader
 from dassl.data.samplers import EpochClock
-from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import Method
-from trainers.templates import IMAGENET_SELECT, template_of
+from dassl.engine import TRAINER_REGISTRY, ClassTransfer
 from trainers.zsclip import ZeroshotMethod
 
 logger = logging.getLogger(__name__)
 
 
-class Start(NamedTuple):
+class SearchRange(NamedTuple):
     """Initial alpha, and the ends of the search for beta and alpha."""
 
     alpha: float
@@ -42,17 +42,17 @@ class Start(NamedTuple):
 
 # the released settings by data set; a set that is not here has ImageNet's
 STARTS = {
-    "ImageNet": Start(1.17, 7, 3),
-    "Caltech101": Start(3, 12, 5),
-    "DescribableTextures": Start(2, 13, 13),
-    "EuroSAT": Start(2, 12, 10),
-    "FGVCAircraft": Start(5, 30, 30),
-    "Food101": Start(1.17, 10, 10),
-    "OxfordFlowers": Start(10, 50, 50),
-    "OxfordPets": Start(1.17, 7, 3),
-    "StanfordCars": Start(3, 20, 10),
-    "SUN397": Start(1.17, 12, 10),
-    "UCF101": Start(3, 7, 3),
+    "ImageNet": SearchRange(1.17, 7, 3),
+    "Caltech101": SearchRange(3, 12, 5),
+    "DescribableTextures": SearchRange(2, 13, 13),
+    "EuroSAT": SearchRange(2, 12, 10),
+    "FGVCAircraft": SearchRange(5, 30, 30),
+    "Food101": SearchRange(1.17, 10, 10),
+    "OxfordFlowers": SearchRange(10, 50, 50),
+    "OxfordPets": SearchRange(1.17, 7, 3),
+    "StanfordCars": SearchRange(3, 20, 10),
+    "SUN397": SearchRange(1.17, 12, 10),
+    "UCF101": SearchRange(3, 7, 3),
 }
 SEARCH_START, BETA_STEPS, ALPHA_STEPS = 0.1, 200, 20
 
@@ -77,9 +77,7 @@ class TipAdapterMethod(ZeroshotMethod):
         trainable: whether the keys receive gradient (Tip-Adapter-F).
     """
 
-    names = ((r"keys", "adapter.weight"),)
-    part = "adapter."
-    owns_classes = True
+    checkpoint_names = {"keys": "adapter.weight"}
 
     def __init__(
         self,
@@ -106,7 +104,7 @@ class TipAdapterMethod(ZeroshotMethod):
 
     def votes(self, z: Tensor, beta: Tensor | float) -> Tensor:
         """What the cache says (B, C) of image features (B, E): `exp(-beta (1 - f K^T)) V` (paper, equation 5)."""
-        with whole(z):
+        with autocast_disabled(z):
             affinity = torch.exp(-beta * (1 - F.normalize(z, dim=-1) @ self.keys.T))
         return z.new_zeros(len(z), len(self.classnames)).index_add(1, self.cache_labels, affinity)
 
@@ -115,7 +113,7 @@ class TipAdapterMethod(ZeroshotMethod):
         return super().logits(z, t) + self.alpha * self.votes(z, self.beta)
 
     @torch.no_grad()
-    def search(self, z: Tensor, labels: Tensor, start: Start) -> float:
+    def search(self, z: Tensor, labels: Tensor, start: SearchRange) -> float:
         """Set alpha and beta to the pair that is most accurate, the first of equals; returns the accuracy in percent.
 
         Args:
@@ -158,9 +156,7 @@ class CacheTrainer(MethodTrainer):
         trains_keys: whether the cached keys are trained.
     """
 
-    node = "TIPADAPTER"
-    serves = "own"
-    registered = "tip_adapter"
+    checkpoint_dir = "tip_adapter"
     trains_keys = False
     # ALPHA -1: by data set. AUGMENT_EPOCHS: augmented passes whose features are averaged.
     # ADAM_EPS: of AdamW, where the keys are trained
@@ -170,8 +166,13 @@ class CacheTrainer(MethodTrainer):
         )
     }
 
+    @classmethod
+    def class_transfer(cls, cfg: CfgNode) -> ClassTransfer:
+        """The cache holds images of its classes alone."""
+        return "none"
+
     @property
-    def start(self) -> Start:
+    def start(self) -> SearchRange:
         """Initial alpha and ends of the search for this data set."""
         return STARTS.get(self.cfg.DATASET.NAME, STARTS["ImageNet"])
 

@@ -8,13 +8,13 @@ Shape legend: B images, C classes, E embedding width, n prompt tokens, D_v image
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.method import IMAGE_PROMPT_NAMES, Method
+from adaptation.prompts import image_prompts
+from adaptation.templates import DEFAULT
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import IMAGE_PROMPT_NAMES, Method
-from trainers.prompts import image_prompts
-from trainers.templates import DEFAULT
 from trainers.zsclip import ZeroshotMethod
 
 
@@ -32,7 +32,7 @@ class VPTMethod(ZeroshotMethod):
         ValueError: a number out of range (named), or an image tower without token slots.
     """
 
-    names = IMAGE_PROMPT_NAMES
+    checkpoint_names = IMAGE_PROMPT_NAMES
 
     def __init__(self, backbone: Backbone, classnames: list[str], n: int = 2, depth: int = 1):
         for key, value in (("N_CTX_VISION", n), ("PROMPT_DEPTH_VISION", depth)):
@@ -43,14 +43,13 @@ class VPTMethod(ZeroshotMethod):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with deep prompts."""
-        return full(self.backbone.encode_image(images, self.image_prompts()))
+        return to_float32(self.backbone.encode_image(images, self.image_prompts()))
 
 
 @TRAINER_REGISTRY.register()
 class VPT(MethodTrainer):
     """Trains deep visual prompts."""
 
-    node = "VPT"
     CONFIG = {
         "VPT": CfgNode(
             # CTX_INIT is an official key that no one reads: the sentence is the same for every data set

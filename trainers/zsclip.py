@@ -10,18 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import ensemble_of, fill, template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import full
+from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import Method
-from trainers.templates import ensemble_of, fill, template_of
 
 
 @torch.no_grad()
 def template_features(backbone: Backbone, template: str, classnames: list[str]) -> Tensor:
     """Text features (C, E) of the template's sentences, not normalised."""
-    return full(backbone.encode_text(backbone.tokenize(fill(template, classnames))))
+    return to_float32(backbone.encode_text(backbone.tokenize(fill(template, classnames))))
 
 
 def mean_features(backbone: Backbone, templates: Sequence[str], classnames: list[str]) -> Tensor:
@@ -51,7 +51,6 @@ class ZeroshotMethod(Method):
 class ZeroshotCLIP(MethodTrainer):
     """Zero-shot CLIP with the data set's own template."""
 
-    node = "ZEROSHOTCLIP"
     learns = False
     CONFIG = {"ZEROSHOTCLIP": CfgNode({"PREC": "fp16"})}
 

@@ -32,28 +32,28 @@ NOT_HASHED = (
     "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.ALLOW_SAME_NAMES", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
     "TRAIN.MEMORY_GB", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
 )  # fmt: skip
-RECIPE = 1  # is raised when code that all trainers share makes other numbers of the same configuration
+CODE_VERSION = 1  # is raised when code that all trainers share makes other numbers of the same configuration
 
 
-def recipe_of(kind: Any) -> str:
+def code_version_of(kind: Any) -> str:
     """Return the version of what a trainer class computes: the number of the shared code, then the class's own."""
-    return f"{RECIPE}.{kind.recipe}"
+    return f"{CODE_VERSION}.{kind.code_version}"
 
 
-def plain(cfg: Any) -> Any:
+def to_dict(cfg: Any) -> Any:
     """Return a configuration as nested dictionaries and lists."""
     if isinstance(cfg, Mapping):
-        return {key: plain(value) for key, value in cfg.items()}
-    return [plain(value) for value in cfg] if isinstance(cfg, list | tuple) else cfg
+        return {key: to_dict(value) for key, value in cfg.items()}
+    return [to_dict(value) for value in cfg] if isinstance(cfg, list | tuple) else cfg
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested dictionaries as one with dotted keys, without the keys that change nothing about the result."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            found |= flat(value, f"{name}.")
+            found |= flatten(value, f"{name}.")
         elif name not in NOT_HASHED:
             found[name] = value
     return found
@@ -65,7 +65,7 @@ def config_hash(cfg: CfgNode) -> str:
     It is that of the configuration without the keys ``NOT_HASHED`` and without the nodes that other trainers declare
     for themselves, so that it stays when a trainer is added.
     """
-    tree = plain(cfg)
+    tree = to_dict(cfg)
     for name in _nodes_of_others(cfg.TRAINER.NAME):
         tree["TRAINER"].pop(name, None)
     for name in NOT_HASHED:
@@ -208,8 +208,8 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
         "split_hash": lambda: split_hash(cfg.DATASET.ROOT, data().train_x, data().test),
         "full_split_hash": lambda: getattr(data(), "full_split_hash", None),
         "test_images_hash": lambda: images_hash(data().val if split == "val" else data().test),
-        "config": lambda: plain(cfg),
-        "recipe": lambda: recipe_of(type(trainer)),
+        "config": lambda: to_dict(cfg),
+        "recipe": lambda: code_version_of(type(trainer)),
         "learns": lambda: trainer.learns,
         "trainable_parameters": lambda: sum(trained().values()),
     }

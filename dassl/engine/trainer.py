@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ __all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "Tra
 
 logger = logging.getLogger(__name__)
 
+ClassTransfer = Literal["any", "subset", "none"]
+
 
 class SimpleTrainer(TrainerBase):
     """A trainer with configuration, data, evaluation and checkpoints.
@@ -54,10 +56,9 @@ class SimpleTrainer(TrainerBase):
         random_streams: where order and augmentation of the images come from, unless ``DATALOADER.RANDOM_STREAMS`` says
             otherwise: ``"global"``, the generators of the process, as in Dassl; ``"keyed"``, functions of (seed, epoch,
             sample).
-        recipe: version of what this class computes; raised when its code makes other numbers of the same configuration.
+        code_version: version of what this class computes; raised when its code makes other numbers of the same
+            configuration.
         learns: whether it has anything to learn; one that has not gives the same for every seed.
-        serves: the classes that it can be tested on: ``"any"``, ``"part"`` (some of those that it was trained on) or
-            ``"own"`` (just these).
 
     Attributes:
         history: a dictionary per completed epoch: ``epoch`` (from 1), ``lr``, averages of what the steps reported.
@@ -68,9 +69,16 @@ class SimpleTrainer(TrainerBase):
     """
 
     random_streams = "global"
-    recipe = 2
+    code_version = 2
     learns = True
-    serves = "any"
+
+    @classmethod
+    def class_transfer(cls, cfg: CfgNode) -> ClassTransfer:
+        """Return which classes a run with this configuration can be tested on.
+
+        ``"any"`` classes, a ``"subset"`` of those that it was trained on, or no others (``"none"``).
+        """
+        return "any"
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__()

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.method import Method
+from adaptation.templates import template_of
+from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
 from dassl.engine import TRAINER_REGISTRY
-from trainers.base import MethodTrainer
-from trainers.method import Method
-from trainers.templates import template_of
 from trainers.zsclip import ZeroshotMethod
 
 
@@ -47,8 +47,7 @@ class FeatureGainMethod(ZeroshotMethod):
 class FeatureGain(MethodTrainer):
     """Trains FeatureGain."""
 
-    node = "FEATUREGAIN"
-    registered = "feature_gain"
+    checkpoint_dir = "feature_gain"
     CONFIG = {"FEATUREGAIN": CfgNode({"PENALTY": 0.1, "PREC": "fp32"})}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:

@@ -1,0 +1,183 @@
+"""What every method is: learned state around a frozen backbone, for one list of classes.
+
+Shape legend: B images, C classes, E embedding width.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from adaptation.feature_cache import KeptFeatures
+from clip.backbone import Backbone
+from clip.precision import autocast_disabled, to_float32
+
+# own name -> name in the official checkpoints; `*` stands for one part of a name, the same on both sides
+IMAGE_PROMPT_NAMES = {
+    "image_prompts.tokens.0": "image_encoder.VPT",
+    "image_prompts.tokens.*": "image_encoder.transformer.resblocks.*.VPT_shallow",
+}
+TEXT_PROMPT_NAMES = {"text_prompts.tokens.*": "text_encoder.transformer.resblocks.*.VPT_shallow"}
+CONTEXT_NAMES = {"context.vectors": "prompt_learner.ctx"}
+READS_IMAGES = {"plain_image_features", "image_features", "forward"}
+
+
+def translated(name: str, table: Mapping[str, str]) -> str | None:
+    """The other name of a dotted name by a table in which `*` stands for one part; None if the table has none."""
+    parts = name.split(".")
+    for source, target in table.items():
+        pattern = source.split(".")
+        if len(pattern) == len(parts) and all(p in ("*", part) for p, part in zip(pattern, parts, strict=True)):
+            free = iter(part for p, part in zip(pattern, parts, strict=True) if p == "*")
+            return ".".join(next(free) if p == "*" else p for p in target.split("."))
+    return None
+
+
+def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many of the logits (B, C) are largest at their label (B,), in percent; a scalar."""
+    return 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)
+
+
+class Method(nn.Module):
+    """Base of the methods: features of both sides, cosine logits, cross-entropy, names in checkpoints.
+
+    The backbone is held, not owned: it is no submodule, so `parameters()` and `state_dict()` are what the method
+    learned and nothing else.
+
+    Class attributes:
+        checkpoint_names: how own parameters and buffers are called in checkpoints, own name -> official name; `*`
+            stands for one part of a dotted name. What is not listed has its own name there.
+        reads_pixels: whether evaluation needs images, not only their features in the plain tower. A class that writes
+            its own `plain_image_features`, `image_features` or `forward` does, unless it says otherwise.
+    """
+
+    checkpoint_names: Mapping[str, str] = {}
+    reads_pixels = False
+    kept: KeptFeatures | None = None  # of the images that are being evaluated
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        if "reads_pixels" not in vars(cls) and READS_IMAGES & vars(cls).keys():
+            cls.reads_pixels = True
+
+    def __init__(self, backbone: Backbone, classnames: list[str]):
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)
+        self.classnames = list(classnames)
+        self._evaluation: dict[str, object] = {}
+        self._has_trained = False
+
+    def text_features(self) -> Tensor:
+        """Features (C, E) of the classes, not normalised."""
+        raise NotImplementedError
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features (B, E) of images (B, 3, H, W), not normalised."""
+        return self.plain_image_features(images)
+
+    def plain_image_features(self, images: Tensor) -> Tensor:
+        """Features (B, E) of images without any prompts, not normalised; in evaluation the kept ones, if there are."""
+
+        def compute() -> Tensor:
+            return to_float32(self.backbone.encode_image(images))
+
+        if self.kept is None or not self.kept.has(images):
+            return compute()
+        return self.kept.of_batch(compute, self.backbone.device)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of images (B, 3, H, W)."""
+        return self.logits(self.image_features(images), self.cached_in_eval("text", self.text_features))
+
+    def logits(self, z: Tensor, t: Tensor) -> Tensor:
+        """Scaled cosine (B, C) of image features (B, E) and text features (C, E)."""
+        with autocast_disabled(z):
+            scaled = to_float32(self.backbone.logit_scale) * F.normalize(to_float32(z), dim=-1)
+            logits = scaled @ F.normalize(to_float32(t), dim=-1).T
+        bias = self.backbone.logit_bias
+        return logits if bias is None else logits + bias
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The training loss (a scalar) and what the log shows of it."""
+        logits = self(images)
+        loss = F.cross_entropy(logits, labels)
+        return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
+
+    def cached_in_eval(self, key: str, compute):
+        """The value of `compute()`; in evaluation it is computed once until the mode or the weights change."""
+        if self.training:
+            return compute()
+        if key not in self._evaluation:
+            self._evaluation[key] = compute()
+        return self._evaluation[key]
+
+    def train(self, mode: bool = True) -> "Method":
+        """Set the mode; what evaluation had kept is forgotten."""
+        self._evaluation.clear()
+        if mode and not self._has_trained:
+            self.begin_training()
+            self._has_trained = True
+        return super().train(mode)
+
+    def begin_training(self) -> None:
+        """Compute the constants that training needs and evaluation does not; called before the first training step."""
+
+    def report(self) -> dict:
+        """What a run's metrics tell about this method beyond accuracy; plain data."""
+        return {}
+
+    def official_name(self, own: str) -> str:
+        """The name in checkpoints of an own parameter or buffer."""
+        return translated(own, self.checkpoint_names) or own
+
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        """Everything learned, under its official name (arguments as in PyTorch)."""
+        return {self.official_name(name): value for name, value in super().state_dict(*args, **kwargs).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
+        """Take the learned state from a checkpoint of this project or from an official one.
+
+        An official whole-model checkpoint holds frozen weights as well: they are passed over. Names of a checkpoint
+        that registered only a part of the model (`ctx` of the prompt learner) are recognised. `strict` and `assign`
+        have no effect: the check is always strict about what is learned, and values are always copied.
+
+        Raises:
+            ValueError: something learned is missing, has another shape, or the checkpoint holds prompts that this
+                configuration has no place for (all named).
+        """
+        own = self.state_dict()
+        state = {key.removeprefix("module."): value for key, value in state.items()}
+        of_part = Counter(key.partition(".")[2] for key in own)
+        found = {}
+        for key in own:
+            in_part = key.partition(".")[2]
+            found[key] = state.get(key, state.get(in_part) if of_part[in_part] == 1 else None)
+        missing = [key for key, value in found.items() if value is None]
+        learned = {official: own for own, official in self.checkpoint_names.items()}
+        extra = [key for key in state if key not in own and translated(key, learned)]
+        shapes = [
+            f"{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}"
+            for key, value in own.items()
+            if found[key] is not None and found[key].shape != value.shape
+        ]
+        problems = {"missing": missing, "of another shape": shapes, "without a place here": extra}
+        if any(problems.values()):
+            said = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
+            raise ValueError(f"the checkpoint does not fit {type(self).__name__} as configured ({said})")
+        self._evaluation.clear()
+        with torch.no_grad():
+            for key, value in own.items():
+                value.copy_(found[key])
+
+    def select_classes(self, state: Mapping[str, Tensor], trained: list[str]) -> Mapping[str, Tensor]:
+        """The part of a learned state that applies to this method's classes.
+
+        Called where the trainer's `class_transfer` allows these classes and they are not those of the training.
+
+        Args:
+            state: of a checkpoint, by official names.
+            trained: the classes that it was trained on.
+        """
+        return state

@@ -1,0 +1,409 @@
+"""What all trainers of methods share: the frozen backbone, precision, the optimiser over what the method owns,
+forward and backward, checkpoints.
+"""
+
+import logging
+import os
+from collections.abc import Container, Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils.data import DataLoader
+from yacs.config import CfgNode
+
+from adaptation.feature_cache import kept_features, without_pixels
+from adaptation.method import Method
+from adaptation.stacking import give_gradients, loss_and_gradients
+from adaptation.templates import DEFAULT, fill
+from clip.backbone import Backbone
+from clip.clip import PIXEL_MEAN, PIXEL_STD
+from clip.loading import load_backbone
+from clip.model import ARCHITECTURES
+from clip.precision import PRECISIONS, Precision
+from dassl.config import get_cfg_default
+from dassl.data.samplers import keyed_streams
+from dassl.engine import TrainerX
+from dassl.engine.record import code_version_of, flatten, to_dict
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import count_num_param, group_equal, load_checkpoint, stream_seed
+from dassl.utils.torchtools import last_checkpoint, pointed_name
+
+logger = logging.getLogger(__name__)
+
+FINAL_MODELS = ("last_step", "best_val")
+HANDLES_IMAGES = ("parse_batch_test", "model_inference")  # what stands between a loader and a method
+FILLED = ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION", "RESIZE_MODE", "FILL_COLOR", "TRANSFORMS")  # of INPUT
+NOT_COMPARED = ("TEST.NO_TEST",)  # may change when a run is resumed
+
+
+@lru_cache(maxsize=2)
+def frozen_backbone(name: str, path: str, precision: str, device: torch.device) -> Backbone:
+    """The backbone on its device in its precision; runs that follow each other in one process share it."""
+    logger.info("Loading CLIP (backbone: %s)", name)
+    backbone = load_backbone(name, path)
+    Precision(precision, device).prepare(backbone)
+    return backbone
+
+
+def fill_known_input(cfg: CfgNode, given: Container[str]) -> None:
+    """Set the INPUT keys of a backbone whose name alone says them (OpenAI's and the carried one), where nobody did.
+
+    So they hold for trainers too that know nothing of `fill_input`.
+
+    Args:
+        cfg: the configuration, which is changed.
+        given: the dotted keys that files and the command line give; these stay.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    if name in ARCHITECTURES:
+        side = ARCHITECTURES[name]["image_resolution"]
+        known = {
+            "SIZE": (side, side),
+            "INTERPOLATION": "bicubic",
+            "PIXEL_MEAN": [*PIXEL_MEAN],
+            "PIXEL_STD": [*PIXEL_STD],
+        }
+        cfg.INPUT.update({key: value for key, value in known.items() if f"INPUT.{key}" not in given})
+
+
+def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:
+    """A copy of the configuration whose INPUT keys agree with the backbone.
+
+    Keys that still have the engine's default are filled from the backbone; no transforms at all are filled with the
+    normalisation. `FILLED` names these keys.
+
+    Raises:
+        ValueError: a key was set to something that the backbone cannot take (both values are named).
+    """
+    default, cfg = get_cfg_default().INPUT, cfg.clone()
+    cfg.defrost()
+    for key, value in backbone.input_settings().items():
+        current = cfg.INPUT[key]
+        if not _same(current, default[key]) and not _same(current, value):
+            raise ValueError(
+                f"INPUT.{key} is {current}, but the backbone {backbone.name} takes {value}: leave the key out of the "
+                "configuration or set it to that"
+            )
+        cfg.INPUT[key] = value
+    cfg.INPUT.TRANSFORMS = cfg.INPUT.TRANSFORMS or ("normalize",)
+    cfg.freeze()
+    return cfg
+
+
+def _same(a: object, b: object) -> bool:
+    """Whether two values of a key say the same; numbers to 1e-4."""
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return abs(a - b) <= 1e-4 if isinstance(a, int | float) and isinstance(b, int | float) else a == b
+
+
+class MethodTrainer(TrainerX):
+    """Trains and evaluates one `Method`. A subclass declares its keys and builds the method; the rest is here.
+
+    Class attributes:
+        CONFIG: the method's keys with their defaults, `PREC` among them, as one node by its name under `TRAINER`.
+        checkpoint_dir: the directory name of its checkpoints.
+        lr_per_step: whether the learning rate moves on after each batch rather than each epoch.
+        supports_stacking: whether its steps may be computed together with those of other seeds
+            (`adaptation.stacking`): a trainer that replaces `backward`, or whose loss depends on more than parameters,
+            images and labels, may not.
+    """
+
+    random_streams = "keyed"
+    code_version = 1
+    CONFIG: dict[str, CfgNode] = {}
+    checkpoint_dir = "prompt_learner"
+    lr_per_step = False
+    supports_stacking = True
+    config_node = ""  # the name of that node
+    replaceable = True  # a dropped-in trainer of the same name takes its place
+
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        cls.config_node = next(iter(cls.CONFIG), "")
+
+    def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
+        """The method for these classes, from this trainer's keys (`self.settings`)."""
+        raise NotImplementedError
+
+    @property
+    def settings(self) -> CfgNode:
+        """The method's own configuration node."""
+        return self.cfg.TRAINER[self.config_node]
+
+    def check_cfg(self, cfg: CfgNode) -> None:
+        """Refuse what cannot run before anything is loaded: an unknown precision, no epochs, an unknown final model."""
+        if cfg.TRAINER[self.config_node].PREC not in PRECISIONS:
+            raise ValueError(
+                f"TRAINER.{self.config_node}.PREC is {cfg.TRAINER[self.config_node].PREC!r}, but must be one of "
+                f"{', '.join(PRECISIONS)}"
+            )
+        if cfg.OPTIM.MAX_EPOCH < 1:
+            raise ValueError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH}, but must be at least 1")
+        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
+            raise ValueError(
+                f"{cfg.TRAINER.NAME} takes one transformed view of an image: leave INPUT.NO_TRANSFORM "
+                f"({cfg.INPUT.NO_TRANSFORM}) at False and DATALOADER.K_TRANSFORMS ({cfg.DATALOADER.K_TRANSFORMS}) at 1"
+            )
+        if cfg.TEST.FINAL_MODEL not in FINAL_MODELS:
+            raise ValueError(f"TEST.FINAL_MODEL is {cfg.TEST.FINAL_MODEL!r}, but must be one of {FINAL_MODELS}")
+
+    def set_model_mode(self, mode: str = "train", names=None) -> None:
+        """Set the mode of what is registered; constants of training are computed in the run's precision."""
+        with self.precision.autocast():
+            super().set_model_mode(mode, names)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Go on with an interrupted run of this configuration; returns the epochs that it has completed.
+
+        Raises:
+            ValueError: the folder holds a run with other settings (each is named), or on other weights.
+        """
+        paths = [last_checkpoint(os.path.join(directory, name)) for name in self.get_model_names()]
+        for path in filter(None, paths):
+            checkpoint = load_checkpoint(path)
+            now = code_version_of(type(self))
+            other = differences({"recipe": checkpoint.get("recipe", now)}, {"recipe": now})
+            other += differences(checkpoint.get("config", {}), to_dict(self.cfg))
+            if other:
+                raise ValueError(
+                    f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
+                    "--output-dir, or delete that one"
+                )
+            self.backbone.require_identity(checkpoint, path)
+        return super().resume_model_if_exist(directory)
+
+    def build_data_loader(self) -> None:
+        """Load the backbone, fill the INPUT keys from it, then build the loaders."""
+        self.precision = Precision(self.settings.PREC, self.device)
+        node = self.cfg.MODEL.BACKBONE
+        shared = frozen_backbone(node.NAME, node.PATH, self.settings.PREC, self.device)
+        self.backbone = shared.within(int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None)
+        self.cfg = fill_input(self.cfg, self.backbone)
+        super().build_data_loader()
+        # runs that share the global generators cannot take turns: each is carried out whole
+        self.supports_stacking = self.supports_stacking and keyed_streams(self.cfg, self.random_streams)
+
+    def build_model(self) -> None:
+        """Build the method, and the optimiser and scheduler over what it owns."""
+        classnames = self.dm.dataset.classnames
+        tokens = self.backbone.tokenize(fill(DEFAULT, classnames))
+        self._warn_of_unknown_words(classnames, tokens)
+        self._check_same_names(classnames, tokens)
+        with torch.random.fork_rng():
+            if self.cfg.SEED >= 0:
+                torch.manual_seed(stream_seed(self.cfg.SEED, "init"))
+            with self.precision.autocast():
+                self.model = self.build_method(self.backbone, classnames).to(self.device).eval()
+        trainable = [p for p in self.model.parameters() if p.requires_grad]
+        logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            self._start_from(self.cfg.MODEL.INIT_WEIGHTS)
+        self.optim, self.sched = self.build_optim(trainable) if trainable else (None, None)
+        if self.model.state_dict():
+            self.register_model(self.checkpoint_dir, self.model, self.optim, self.sched)
+
+    def _start_from(self, path: str) -> None:
+        """Load the learned state of a checkpoint, or of a plain state dict, to train on from there."""
+        checkpoint = load_checkpoint(path)
+        try:
+            self.model.load_state_dict(checkpoint.get("state_dict", checkpoint))
+        except ValueError as error:
+            raise ValueError(f"MODEL.INIT_WEIGHTS {path}: {error}") from error
+
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+        """The optimiser over what is trained, and the schedule of its learning rate, as OPTIM says.
+
+        Where `lr_per_step`, the schedule's epochs are steps.
+        """
+        optim, node = build_optimizer(trainable, self.cfg.OPTIM), self.cfg.OPTIM.clone()
+        if self.lr_per_step:
+            node.defrost()
+            node.MAX_EPOCH = self.max_epoch * len(self.train_loader_x)
+        return optim, build_lr_scheduler(optim, node)
+
+    def _warn_of_unknown_words(self, classnames: list[str], tokens: torch.Tensor) -> None:
+        """Say which class names have words whose embedding was never trained (rows of zeros in the token table)."""
+        untrained = ~self.backbone.token_embedding(tokens).any(dim=-1) & (tokens > 0)
+        names = [name for name, row in zip(classnames, untrained.tolist(), strict=True) if any(row)]
+        if names:
+            logger.warning("%s never saw some words of these class names: %s", self.backbone.name, ", ".join(names))
+
+    def _check_same_names(self, classnames: list[str], tokens: torch.Tensor) -> None:
+        """Refuse classes whose sentences have the same tokens, unless DATASET.ALLOW_SAME_NAMES or a published list has
+        them; say so in any case. Tokens are (C, L)."""
+        groups = group_equal(classnames, map(tuple, tokens.tolist()))
+        known = set(getattr(self.dm.dataset, "same_names", ()))
+        for group in groups:
+            logger.warning("%s are the same sentence to %s, which cannot tell them apart", group, self.backbone.name)
+        unexpected = [group for group in groups if not known.issuperset(group)]
+        if unexpected and not self.cfg.DATASET.ALLOW_SAME_NAMES:
+            raise ValueError(
+                f"DATASET.NAME {self.cfg.DATASET.NAME}: {len(unexpected)} group(s) of classes have names that are the "
+                f"same sentence to {self.backbone.name}, such as {' and '.join(map(repr, unexpected[0]))}: give them "
+                "names that differ, or set DATASET.ALLOW_SAME_NAMES True to run all the same"
+            )
+
+    def train(self) -> None:
+        """Train and test; a method that learns nothing is only tested."""
+        if self._models:
+            super().train()
+        else:
+            logger.info("%s learns nothing: evaluating it", self.cfg.TRAINER.NAME)
+            self.test()
+
+    def forward_backward(self, batch) -> dict:
+        """One step on one batch; the learning rate moves on at the epoch's last batch (or each: `lr_per_step`)."""
+        images, labels = self.parse_batch_train(batch)
+        self.model_zero_grad()
+        _, summary = loss_and_gradients(self, images, labels)
+        self.model_update()
+        if self.lr_per_step or self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        return summary
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Give the gradients of a finite loss, scaled where the precision asks for it, to what is learned."""
+        self.detect_anomaly(loss)
+        give_gradients([self], [loss])
+
+    def combined_gradient(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The gradient of one parameter from those of the K parts of the loss, for a method whose loss is (K,)."""
+        raise NotImplementedError(f"{type(self).__name__} has a loss of parts and does not say how to combine them")
+
+    def model_update(self, names=None) -> None:
+        """One optimiser step, through the precision's gradient scaler."""
+        self.precision.scaler.step(self.optim)
+        self.precision.scaler.update()
+
+    def parse_batch_train(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
+        """Images (B, 3, H, W) and labels (B,) on the device."""
+        return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
+
+    def evaluation_batches(self, loader: DataLoader) -> Iterator[dict]:
+        """The batches; what the plain image tower makes of them is read from the disk, or kept there (see
+        `adaptation.feature_cache`). Images that the method then needs no more are not even read. A trainer that takes
+        batches or images in hand itself gets them as they are."""
+        usual = all(getattr(type(self), name) is getattr(MethodTrainer, name) for name in HANDLES_IMAGES)
+        kept = kept_features(self.cfg, loader, self.model.backbone, self.precision) if usual else None
+        self.model.kept = kept
+        spared = kept is not None and not self.model.reads_pixels and kept.known is not None
+        try:
+            for batch in without_pixels(loader) if spared else loader:
+                if kept is not None:
+                    kept.rows = batch["index"]
+                yield batch
+            if kept is not None:
+                kept.write()
+        finally:
+            self.model.kept = None
+
+    def model_inference(self, images: torch.Tensor) -> torch.Tensor:
+        """Logits (B, C)."""
+        if self.model.kept is not None:
+            self.model.kept.feed(images)
+        with self.precision.autocast():
+            return self.model(images)
+
+    def extra_metrics(self) -> dict:
+        """Which backbone was used, and what the method reports of itself, for metrics.json."""
+        with self.precision.autocast():
+            return {**self.backbone.identity(), **self.model.report()}
+
+    def checkpoint_extras(self) -> dict:
+        """What a checkpoint says of its run beside the weights; plain data."""
+        return {
+            "trainer": self.cfg.TRAINER.NAME,
+            "backbone": self.cfg.MODEL.BACKBONE.NAME,
+            **self.backbone.identity(),
+            "dataset": self.cfg.DATASET.NAME,
+            "recipe": code_version_of(type(self)),
+            "classnames": list(self.dm.dataset.classnames),
+            "config": to_dict(self.cfg),
+        }
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Load what a run of this trainer learned, or the learned part of an official whole-model checkpoint.
+
+        Args:
+            directory: a run's output directory.
+            epoch: which checkpoint; by default the best where the configuration selects by validation, else the last.
+
+        Raises:
+            ValueError: no directory was given, or the checkpoint is another trainer's, backbone's or shape's, was
+                trained on other weights, or belongs to other classes.
+            FileNotFoundError: no such checkpoint (those that are there are named).
+        """
+        if not self._models:
+            logger.info("%s learns nothing: no checkpoint is loaded", self.cfg.TRAINER.NAME)
+            return
+        if not directory:
+            raise ValueError("no directory to load from: evaluating an untrained method is refused (give --model-dir)")
+        best = self.cfg.TEST.FINAL_MODEL == "best_val"
+        self.load_learned(find_checkpoint(Path(directory) / self.checkpoint_dir, epoch, best))
+
+    def load_learned(self, path: str | os.PathLike[str]) -> None:
+        """Load what a checkpoint file holds; raises as `load_model`."""
+        path = Path(path)
+        checkpoint = load_checkpoint(str(path))
+        self._compare_runs(checkpoint, path)
+        self.model.load_state_dict(self._state_for_classes(checkpoint, path))
+        self.model_epoch = checkpoint.get("epoch") or 0
+        logger.info("Loading weights to %s from %s (epoch = %s)", self.checkpoint_dir, path, checkpoint.get("epoch"))
+
+    def _compare_runs(self, checkpoint: dict, path: Path) -> None:
+        """Refuse the checkpoint of another trainer or backbone; say which of the method's settings are not those."""
+        for key, own in self.checkpoint_extras().items():
+            if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
+                raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
+        self.backbone.require_identity(checkpoint, path)
+        kept = checkpoint.get("config", {}).get("TRAINER", {}).get(self.config_node, {})
+        if other := differences(kept, to_dict(self.settings), f"TRAINER.{self.config_node}."):
+            logger.warning("%s was trained with other settings than this evaluation has: %s", path, "; ".join(other))
+
+    def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
+        """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""
+        state, trained = checkpoint.get("state_dict", checkpoint), checkpoint.get("classnames")
+        if trained is None or list(trained) == self.model.classnames:
+            return state
+        transfer, name = self.class_transfer(self.cfg), self.cfg.TRAINER.NAME
+        if transfer == "none" or (transfer == "subset" and not set(self.model.classnames) <= set(trained)):
+            raise ValueError(
+                f"{path} was trained on other classes ({len(trained)}: {', '.join(trained[:3])}, ...), and what {name} "
+                "learns belongs to its classes: it cannot be evaluated on this list"
+            )
+        return self.model.select_classes(state, list(trained))
+
+
+def differences(kept: Mapping, own: Mapping, prefix: str = "") -> list[str]:
+    """Settings, as `KEY old -> new`, in which two plain configurations differ and which change what a run computes."""
+    old, new = flatten(kept, prefix), flatten(own, prefix)
+    return [
+        f"{key} {old[key]!r} -> {new[key]!r}"
+        for key in sorted(old.keys() & new.keys())
+        if old[key] != new[key] and key not in NOT_COMPARED
+    ]
+
+
+def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:
+    """The checkpoint file of an epoch, the best one, or the last that a run wrote.
+
+    Raises:
+        FileNotFoundError: it is not there; the sentence names those that are.
+    """
+    if epoch:
+        path = folder / f"model.pth.tar-{epoch}"
+    elif best:
+        path = folder / "model-best.pth.tar"
+    else:
+        path = folder / (pointed_name(str(folder)) or "checkpoint")
+    if not path.is_file() or path.name == "checkpoint":
+        if not folder.is_dir():
+            raise FileNotFoundError(f"no checkpoint at {path}: there is no folder {folder}")
+        there = sorted(file.name for file in folder.glob("model*"))
+        raise FileNotFoundError(f"no checkpoint at {path}; in that folder: {', '.join(there) or 'nothing'}")
+    return path

@@ -1,0 +1,200 @@
+"""Features of the frozen image tower are kept on disk and shared: the same results, no image read twice."""
+
+import multiprocessing
+import os
+from pathlib import Path
+
+import conformance
+import numpy as np
+import pytest
+import torch
+
+from adaptation import feature_cache as kept_features
+from adaptation.feature_cache import KeptFeatures, shrink
+from adaptation.method import Method
+from clip.precision import CPU
+from dassl.engine import TRAINER_REGISTRY
+
+OFF = {"TEST.CACHE_FEATURES": "False"}
+NAMES = sorted(name for name in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(name).__module__ != "toys")
+
+
+@pytest.fixture
+def features(tmp_path, monkeypatch) -> Path:
+    """An empty folder of kept features."""
+    folder = tmp_path / "features"
+    monkeypatch.setenv("FEATURE_CACHE", str(folder))
+    return folder
+
+
+@torch.no_grad()
+def say(trainer) -> tuple[torch.Tensor, bool]:
+    """Logits of the test images, and whether these were read."""
+    trainer.set_model_mode("eval")
+    logits, read = [], False
+    for batch in trainer.evaluation_batches(trainer.test_loader):
+        images, _ = trainer.parse_batch_test(batch)
+        read |= images.numel() > 0
+        logits.append(trainer.model_inference(images))
+    assert trainer.model.kept is None
+    return torch.cat(logits), read
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
+    new = {"DATASET.SUBSAMPLE_CLASSES": "new"}
+    without, first, again = (
+        conformance.make(name, eurosat_root, tmp_path / run, **new, **more)
+        for run, more in (("a", OFF), ("b", {}), ("c", {}))
+    )
+    expected, _ = say(without)
+    assert not features.exists()
+    assert torch.equal(say(first)[0], expected)
+    logits, read = say(again)
+    assert torch.equal(logits, expected)
+    files = list(features.glob("*.npy"))
+    adapted = not again.model.backbone.plain_images
+    assert read == (again.model.reads_pixels or adapted)
+    assert len(files) <= 1
+    assert files or again.model.reads_pixels or adapted
+
+
+def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosat_root, tmp_path, features):
+    def run(name: str, alpha: str) -> torch.Tensor:
+        return say(conformance.make(name, eurosat_root, tmp_path / name, **{"TRAINER.APEX.FIXED_ALPHA": alpha}))[0]
+
+    run("APEX", "1.0")
+    assert not features.exists()  # the frozen branch has weight 0
+    run("ZeroshotCLIP", "1.0")
+    (file,) = features.glob("*.npy")
+    expected = run("APEX", "0.5")
+    np.save(file, -np.load(file))  # so that reading shows
+    assert not torch.equal(run("APEX", "0.5"), expected)
+    file.unlink()
+    assert torch.equal(run("APEX", "0.5"), expected)
+    assert list(features.glob("*.npy")) == [file]
+
+
+def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, tmp_path, features, monkeypatch):
+    def path(root=eurosat_root, precision="fp32", **more) -> Path:
+        trainer = conformance.make("ZeroshotCLIP", root, tmp_path / "run", precision=precision, **more)
+        return kept_features.kept_features(trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision).path
+
+    first = path()
+    assert path() == first
+    others = {
+        path(precision="bf16"),
+        path(**{"DATASET.SUBSAMPLE_CLASSES": "new"}),
+        path(**{"INPUT.TRANSFORMS": "['random_flip']"}),  # without the normalisation
+        path(**{"DATALOADER.TEST.BATCH_SIZE": "5"}),
+    }
+    assert len(others - {first}) == 4
+    trainer = conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.backends.cudnn, "allow_tf32", not torch.backends.cudnn.allow_tf32)
+        assert path() != first
+    touched = Path(trainer.test_loader.dataset.data_source[0].impath)
+    before, content = os.stat(touched), touched.read_bytes()
+    touched.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # another picture of the same size and time
+    os.utime(touched, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path() != first
+    touched.write_bytes(content)
+    assert path() == first  # written anew, but the same picture
+    trainer.test_loader.dataset.transform = lambda image: image  # does not say what it does
+    arguments = trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision
+    assert kept_features.kept_features(*arguments) is None
+
+
+def test_images_that_a_trainer_or_a_method_has_changed_are_encoded(eurosat_root, tmp_path, features, monkeypatch):
+    def zero_shot(run: str, **more: str):
+        return conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / run, **more)
+
+    plain, _ = say(zero_shot("plain"))
+    (file,) = features.glob("*.npy")
+    changed, trainer = zero_shot("a", **OFF), zero_shot("b")
+
+    class Brighter(type(trainer)):
+        def model_inference(self, images):
+            return super().model_inference(images + 1)
+
+    changed.__class__ = trainer.__class__ = Brighter
+    expected, _ = say(changed)
+    assert not torch.equal(expected, plain)
+    logits, read = say(trainer)
+    assert read
+    assert torch.equal(logits, expected)
+
+    trainer = zero_shot("c")
+    usual = type(trainer.model).image_features
+    monkeypatch.setattr(type(trainer.model), "reads_pixels", True)
+    for change in (lambda images: images + 1, lambda images: images.add_(1)):
+        monkeypatch.setattr(type(trainer.model), "image_features", lambda m, x, f=change: usual(m, f(x)))
+        assert torch.equal(say(trainer)[0], expected)
+    assert list(features.glob("*.npy")) == [file]
+
+
+def fill(path: Path, value: float, rows=((0, 1), (2,))) -> KeptFeatures:
+    kept = KeptFeatures(lambda: path, 3, 4)
+    for part in rows:
+        kept.rows = torch.tensor(part)
+        kept.of_batch(lambda: torch.full((len(kept.rows), 4), value), CPU)
+    kept.write()
+    return kept
+
+
+def test_only_whole_lists_are_kept_and_damaged_files_are_replaced(tmp_path, caplog):
+    path = tmp_path / "f" / "x.npy"
+    fill(path, 1.0, rows=((0, 1),))
+    assert not path.exists()
+    path.parent.mkdir()
+    path.write_bytes(b"half a file")
+    fill(path, 2.0)
+    assert KeptFeatures(lambda: path, 3, 4).known.unique().tolist() == [2.0]
+    assert KeptFeatures(lambda: path, 5, 4).known is None
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.npy"]
+    (tmp_path / "file").touch()
+    fill(tmp_path / "file" / "x.npy", 1.0)  # the folder cannot be made
+    assert "are not kept" in caplog.text
+
+
+def test_the_folder_is_bounded(tmp_path):
+    for age, name in enumerate("dcba"):
+        (tmp_path / name).write_bytes(bytes(100))
+        os.utime(tmp_path / name, (1000 - age, 1000 - age))
+    shrink(tmp_path, 250)
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["c", "d"]
+
+
+def _many_times(path: Path, value: float) -> None:
+    for _ in range(30):
+        fill(path, value)
+        shrink(path.parent, 0)
+
+
+def test_several_processes_may_use_the_folder(tmp_path):
+    path = tmp_path / "x.npy"
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_many_times, args=(path, float(value))) for value in (1, 2)]
+    for process in processes:
+        process.start()
+    seen = set()
+    while any(process.is_alive() for process in processes):
+        known = KeptFeatures(lambda: path, 3, 4).known
+        if known is not None:
+            seen |= {tuple(known.unique().tolist())}
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert seen <= {(1.0,), (2.0,)}
+
+
+def test_who_writes_own_image_features_reads_pixels():
+    class Own(Method):
+        def image_features(self, images):
+            return images.mean(dim=(2, 3))
+
+    class Inherits(Own):
+        pass
+
+    class Says(Own):
+        reads_pixels = False
+
+    assert [kind.reads_pixels for kind in (Method, Own, Inherits, Says)] == [False, True, True, False]

@@ -1,0 +1,161 @@
+"""Seeds computed together end where they end alone, and what happens to one does not touch the others."""
+
+import dataclasses
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import conformance
+import pytest
+import torch
+from small_methods import BASE, batch, small_vit
+
+import datasets  # noqa: F401 - registers what is in the folder
+import train
+from adaptation import stacking as stacked
+from adaptation.stacking import Packing, run_together
+from adaptation.trainer import MethodTrainer
+from clip.precision import CPU, Precision
+from dassl.data.datasets import DATASET_REGISTRY
+from dassl.engine import TRAINER_REGISTRY, build_trainer
+from sweep.method_configs import config_of
+from synthetic.sets import SETS
+from trainers.apex import APEXMethod
+
+LEARN = [
+    name
+    for name, cls in TRAINER_REGISTRY
+    if issubclass(cls, MethodTrainer) and cls.__module__ != "toys" and not name.startswith("ZeroshotCLIP")
+]
+SEEDS = (1, 2, 3)
+# Steps that jump with the sign of a number that is rounding alone: Adam's where a gradient is, those of an L1 distance
+FROM_ROUNDING = {"TaskRes": 1e-3, "PromptSRC": 1e-3}
+
+
+def learned(trainer: MethodTrainer) -> torch.Tensor:
+    """All that a run has learned, as one vector."""
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def distance(one: MethodTrainer, other: MethodTrainer) -> float:
+    """How far what two runs have learned is apart, relative to its length."""
+    x, y = learned(one), learned(other)
+    return (torch.linalg.norm(x - y) / torch.linalg.norm(x)).item()
+
+
+@pytest.fixture(scope="module")
+def drawn_root(tmp_path_factory):
+    """A root whose drawn_easy has few pictures: the sets that go with the carried recipes."""
+    few = dataclasses.replace(SETS["easy"], sizes=(4, 2, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DATASET_REGISTRY.get("DrawnEasy"), "drawn", few)
+        yield tmp_path_factory.mktemp("drawn")
+
+
+def by_recipe(name: str, seed: int, root: Path, out: Path) -> MethodTrainer:
+    """The trainer of the carried recipe, with fewer epochs."""
+    argv = ["--root", str(root), "--seed", str(seed), "--trainer", name, "--output-dir", str(out)]
+    argv += ["--config-file", f"configs/trainers/{config_of(name, 'all', 'drawn_easy', 4)}.yaml"]
+    argv += ["--dataset-config-file", "configs/datasets/drawn_easy.yaml", "DATASET.NUM_SHOTS", "4"]
+    argv += ["DATASET.SUBSAMPLE_CLASSES", "base", "OPTIM.MAX_EPOCH", "3"]
+    argv += ["DATALOADER.TRAIN_X.BATCH_SIZE", "8", "TEST.NO_TEST", "True"]
+    argv += ["TRAINER.CLIP_LORA.N_ITERS", "0", f"TRAINER.{TRAINER_REGISTRY.get(name).config_node}.PREC", "fp32"]
+    return build_trainer(train.build_config(train.build_parser().parse_args(argv)))
+
+
+@pytest.mark.parametrize("name", LEARN)
+def test_runs_of_the_recipes(name, drawn_root, tmp_path, repo_root, monkeypatch):
+    monkeypatch.chdir(repo_root)
+    assert TRAINER_REGISTRY.get(name).supports_stacking
+    alone, together = (
+        [by_recipe(name, seed, drawn_root, tmp_path / f"{how}{seed}") for seed in SEEDS]
+        for how in ("alone", "together")
+    )
+    for trainer in alone:
+        trainer.train()
+    assert run_together([trainer.train for trainer in together]) == [None] * len(SEEDS)
+    for one, other in zip(alone, together, strict=True):
+        assert distance(one, other) <= FROM_ROUNDING.get(name, 1e-5)
+        assert torch.equal(conformance.logits(one).argmax(dim=1), conformance.logits(other).argmax(dim=1))
+    assert distance(alone[0], alone[1]) > 1e-4  # seeds differ
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # every step of one seed is skipped
+def test_an_overflow_skips_the_step_of_its_own_seed_only(eurosat_root, tmp_path):
+    def make(folder: str, seed: int, scale: float):
+        trainer = conformance.make("APEX", eurosat_root, tmp_path / folder, seed=seed, **{"OPTIM.NAME": "sgd"})
+        trainer.precision.scaler = torch.amp.GradScaler(CPU.type, init_scale=scale)
+        return trainer
+
+    alone, first, second = make("a", 1, 256.0), make("b", 1, 256.0), make("c", 2, float("inf"))
+    start = learned(second)
+    alone.train()
+    assert run_together([first.train, second.train]) == [None, None]
+    assert distance(alone, first) <= 1e-5
+    assert torch.equal(learned(second), start)
+
+
+def test_a_diverged_seed_ends_alone(eurosat_root, tmp_path):
+    rates = {1: "0.01", 2: "1e30", 3: "0.01"}
+    together = [
+        conformance.make(
+            "CoOp", eurosat_root, tmp_path / f"{seed}", seed=seed, **{"OPTIM.MAX_EPOCH": "3", "OPTIM.LR": rate}
+        )
+        for seed, rate in rates.items()
+    ]
+    one, two, three = run_together([trainer.train for trainer in together])
+    assert one is three is None
+    assert isinstance(two, FloatingPointError)
+    assert together[2].model_epoch == 3
+
+
+def requests(count: int) -> list:
+    """Steps of so many runs on a small backbone."""
+    backbone = small_vit()
+    shared = {"precision": Precision("fp32", CPU), "backbone": backbone}
+    methods = [APEXMethod(backbone, BASE).train() for _ in range(count)]
+    made = [SimpleNamespace(**shared, model=method, backward=torch.Tensor.backward) for method in methods]
+    return [(trainer, *batch(trainer.model)) for trainer in made]
+
+
+def test_what_fails_together_is_tried_in_smaller_packs(monkeypatch, caplog):
+    usual, sizes = stacked.stacked_losses, []
+
+    def short_of_memory(steps, same):
+        sizes.append(len(steps))
+        if len(steps) > 2:
+            raise torch.OutOfMemoryError("out of memory\nTried to allocate")
+        return usual(steps, same)
+
+    monkeypatch.setattr(stacked, "stacked_losses", short_of_memory)
+    packing, steps = Packing(), requests(6)
+    with caplog.at_level(logging.WARNING, "adaptation"):
+        answers = packing.answers("step", steps)
+    assert all(torch.isfinite(loss) for loss, _ in answers)
+    assert sizes == [5, 2, 2]  # and one alone
+    assert "5 runs could not be computed together (out of memory): trying 2 at a time" in caplog.text
+    sizes.clear()
+    packing.answers("step", steps)
+    assert max(sizes) == 2
+
+
+def test_a_step_that_cannot_be_computed_is_its_own_runs_failure(monkeypatch):
+    usual = stacked.stacked_losses
+    steps = requests(4)
+    guilty = steps[2][0]
+
+    def fails(some, same):
+        if any(trainer is guilty for trainer, *_ in some):
+            raise ValueError("no")
+        return usual(some, same)
+
+    def fails_alone(request):
+        return fails([request], None) if request[0] is guilty else own(request)
+
+    own = stacked.own_loss
+    monkeypatch.setattr(stacked, "stacked_losses", fails)
+    monkeypatch.setattr(stacked, "own_loss", fails_alone)
+    answers = Packing().answers("step", steps)
+    assert [isinstance(answer, ValueError) for answer in answers] == [False, False, True, False]
+    methods = [trainer.model for trainer, *_ in steps if trainer is not guilty]
+    assert all(p.grad.abs().sum() > 0 for method in methods for p in method.context.parameters())

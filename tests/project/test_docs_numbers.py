@@ -1,0 +1,138 @@
+"""Numbers in documents are those of the files that they come from, and agree with each other."""
+
+import json
+import re
+from pathlib import Path
+from statistics import mean
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+README, CARRIED, BENCHMARKS, RUN = (
+    (ROOT / name).read_text(encoding="utf-8")
+    for name in ("README.md", "docs/CARRIED.md", "docs/BENCHMARKS.md", "docs/RUN.md")
+)
+MEASURED = {
+    name: part["rows"]
+    for name, part in json.loads((ROOT / "docs/benchmarks/cpu.json").read_text(encoding="utf-8"))["parts"].items()
+}
+
+
+def _rows(page: str, head: str) -> list[list[str]]:
+    """The cells of the table whose first line begins so."""
+    lines = page[page.index(f"\n{head}") + 1 :].splitlines()
+    cells = []
+    for line in lines[2:]:
+        if not line.startswith("|"):
+            break
+        cells.append([cell.strip() for cell in line.strip("|").split("|")])
+    assert cells
+    return cells
+
+
+def _same(shown: str, value: float) -> bool:
+    """Whether a number as it is printed is this one, rounded to its digits."""
+    digits = len(shown.partition(".")[2])
+    return abs(float(shown) - value) <= 0.5 * 10**-digits + 1e-9
+
+
+# the table of the carried data sets
+
+TABLE = _rows(CARRIED, "| data set | method | n | base | new | HM |")
+SETS = [row for row in TABLE if not row[0].startswith("average")]
+SEVEN = {"drawn_easy", "drawn_thermal", "drawn_chalk", "drawn_clutter", "digits", "drawn_textures", "drawn_polystar"}
+METHODS = ("ZeroshotCLIP", "CoOp", "APEX")
+
+
+def _value(cell: str) -> float:
+    return float(cell.split(" ")[0])
+
+
+def test_every_set_and_method_is_in_the_table():
+    assert sorted((name, method) for name, method, *_ in SETS) == sorted((s, m) for s in SEVEN for m in METHODS)
+    assert len(TABLE) == 3 * 7 + 3 * 2
+    assert {row[2] for row in TABLE if row[1] != "ZeroshotCLIP"} == {"3"}
+
+
+@pytest.mark.parametrize("row", SETS, ids=lambda row: f"{row[0]} {row[1]}")
+def test_hm_is_that_of_the_means(row):
+    base, new, hm = map(_value, row[3:])
+    assert hm == pytest.approx(2 * base * new / (base + new), abs=0.011)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_averages_are_those_of_the_sets(method):
+    of_sets = [list(map(_value, row[3:])) for row in SETS if row[1] == method]
+    base, new, hm = map(mean, zip(*of_sets, strict=True))
+    shown = {row[0].partition("HM = ")[2]: list(map(_value, row[3:])) for row in TABLE if row[1] == method}
+    assert shown["mean of the sets' HMs"] == pytest.approx([base, new, hm], abs=0.011)
+    assert shown["HM of the mean accuracies"] == pytest.approx([base, new, 2 * base * new / (base + new)], abs=0.011)
+
+
+def test_the_readme_shows_rows_of_that_table():
+    head = next(line for line in README.splitlines() if line.startswith("| method |"))
+    columns = [cell.strip() for cell in head.strip("|").split("|")][1:]
+    rows = {row[0]: row[1:] for row in _rows(README, "| method |")}
+    assert tuple(rows) == METHODS
+    assert len(columns) == 4
+    for name, column in zip(columns, zip(*rows.values(), strict=True), strict=True):
+        wanted = "average, HM = mean of the sets' HMs" if name.startswith("average") else name
+        of_table = {row[1]: re.sub(r" \(.*\)", "", row[5]) for row in TABLE if row[0] == wanted}
+        assert dict(zip(rows, column, strict=True)) == of_table
+
+
+# the benchmarks
+
+HEADS = {
+    "train": ("| classes | plain fp32, s |", ("classes", "plain fp32, s", "default fp32, s", "ratio fp32",
+                                              "default bf16, s", "ratio bf16")),
+    "seeds": ("| seeds | at once |", ("seeds", "at once", "separate fp32, s", "stacked fp32, s", "ratio",
+                                      "ratio to plain fp32, seed after seed")),
+    "memory": ("| configuration | classes | limit |", ("configuration", "classes", "limit", "in one piece",
+                                                       "taken by the step")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", ["train", "eval", "seeds", "memory"])
+def test_tables_are_those_of_the_file(part):
+    head, keys = HEADS.get(part, HEADS["train"])
+    page = BENCHMARKS[BENCHMARKS.index(f"`--parts {part}") :]
+    shown = _rows(page, head)
+    assert len(shown) == len(MEASURED[part])
+    for cells, row in zip(shown, MEASURED[part], strict=True):
+        for cell, key in zip(cells, keys, strict=True):
+            agrees = cell == row[key] if isinstance(row[key], str) else _same(cell, row[key])
+            assert agrees, f"{part}: {key} is {cell} in the document, {row[key]} in the file"
+
+
+def _number(pattern: str, page: str) -> list[str]:
+    found = re.search(pattern, re.sub(r"\s+", " ", page))
+    assert found, pattern
+    return list(found.groups())
+
+
+def test_sentences_are_about_the_file_s_numbers():
+    last, number = MEASURED["train"][-1], r"(\d+(?:\.\d+)?)"
+    pattern = rf"with {number} classes takes {number} s in float32 and {number} s in bfloat16.* code takes {number} s"
+    wanted = [last[key] for key in ("classes", "default fp32, s", "default bf16, s", "plain fp32, s")]
+    assert all(map(_same, _number(pattern, README), wanted))
+
+    steps = [[row[f"default {precision}, s"] for row in MEASURED["train"]] for precision in ("fp32", "bf16")]
+    shown = _number(rf"takes {number} to {number} s in float32 and {number} to {number} s in bfloat16", RUN)
+    for low, high, seconds in ((*shown[:2], steps[0]), (*shown[2:], steps[1])):
+        assert float(low) <= min(seconds) < max(seconds) <= float(high)
+
+    low, high, bf16 = map(float, _number(r"reaches (\d+) to (\d+)% .* in bfloat16 (\d+)%", BENCHMARKS))
+    shares = [100 * row["share of the fp32 rate"] for row in MEASURED["train"]]
+    assert (round(min(shares)), round(max(shares))) == (low, high)
+    assert round(100 * mean(row["share of the bf16 rate"] for row in MEASURED["train"])) == bf16
+
+    (alone,) = map(float, _number(r"a single run already reaches (\d+)% of the core's rate", BENCHMARKS))
+    assert round(100 * MEASURED["seeds"][0]["share of the fp32 rate"]) == alone
+
+
+def test_start_up_is_that_of_the_file():
+    helped, stepped = _number(r"--help` takes (\S+) s, .* first step after (\S+) s", BENCHMARKS)
+    (row,) = MEASURED["start"]
+    assert _same(helped, row["train.py --help, s"])
+    assert _same(stepped, row["first training step, s"])
