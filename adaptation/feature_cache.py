@@ -30,7 +30,8 @@ from clip.backbone import Backbone
 from clip.precision import Precision, tf32_state
 from clip.weights import default_cache
 from dassl.data.data_manager import DatasetWrapper
-from dassl.engine.record import installed, to_dict, versions
+from dassl.engine.comparison import to_dict
+from dassl.engine.record import installed, versions
 from dassl.utils import atomic_write
 from dassl.utils.file_identity import content_hash
 from dassl.utils.torchtools import device_name, processor_name

@@ -27,7 +27,8 @@ from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.data.samplers import keyed_streams
 from dassl.engine import TrainerX
-from dassl.engine.record import code_version_of, flatten, to_dict
+from dassl.engine.comparison import OF_ONE_RUN, differences, to_dict
+from dassl.engine.record import code_version_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, group_equal, load_checkpoint, stream_seed
 from dassl.utils.torchtools import last_checkpoint, pointed_name
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 FINAL_MODELS = ("last_step", "best_val")
 HANDLES_IMAGES = ("parse_batch_test", "model_inference")  # what stands between a loader and a method
-FILLED = ("SIZE", "PIXEL_MEAN", "PIXEL_STD", "INTERPOLATION", "RESIZE_MODE", "FILL_COLOR", "TRANSFORMS")  # of INPUT
-NOT_COMPARED = ("TEST.NO_TEST",)  # may change when a run is resumed
 
 
 @lru_cache(maxsize=2)
@@ -74,7 +73,7 @@ def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:
     """A copy of the configuration whose INPUT keys agree with the backbone.
 
     Keys that still have the engine's default are filled from the backbone; no transforms at all are filled with the
-    normalisation. `FILLED` names these keys.
+    normalisation. `FILLED` of dassl/engine/comparison.py names these keys.
 
     Raises:
         ValueError: a key was set to something that the backbone cannot take (both values are named).
@@ -168,10 +167,10 @@ class MethodTrainer(TrainerX):
             checkpoint = load_checkpoint(path)
             now = code_version_of(type(self))
             other = differences({"recipe": checkpoint.get("recipe", now)}, {"recipe": now})
-            other += differences(checkpoint.get("config", {}), to_dict(self.cfg))
+            other += differences(checkpoint.get("config", {}), to_dict(self.cfg), OF_ONE_RUN)
             if other:
                 raise ValueError(
-                    f"{directory} holds a run with other settings ({'; '.join(other[:5])}): choose another "
+                    f"{directory} holds a run with other settings ({'; '.join(map(str, other[:5]))}): choose another "
                     "--output-dir, or delete that one"
                 )
             self.backbone.require_identity(checkpoint, path)
@@ -362,8 +361,9 @@ class MethodTrainer(TrainerX):
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
         self.backbone.require_identity(checkpoint, path)
         kept = checkpoint.get("config", {}).get("TRAINER", {}).get(self.config_node, {})
-        if other := differences(kept, to_dict(self.settings), f"TRAINER.{self.config_node}."):
-            logger.warning("%s was trained with other settings than this evaluation has: %s", path, "; ".join(other))
+        if other := differences(kept, to_dict(self.settings), prefix=f"TRAINER.{self.config_node}."):
+            said = "; ".join(map(str, other))
+            logger.warning("%s was trained with other settings than this evaluation has: %s", path, said)
 
     def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
         """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""
@@ -377,16 +377,6 @@ class MethodTrainer(TrainerX):
                 "learns belongs to its classes: it cannot be evaluated on this list"
             )
         return self.model.select_classes(state, list(trained))
-
-
-def differences(kept: Mapping, own: Mapping, prefix: str = "") -> list[str]:
-    """Settings, as `KEY old -> new`, in which two plain configurations differ and which change what a run computes."""
-    old, new = flatten(kept, prefix), flatten(own, prefix)
-    return [
-        f"{key} {old[key]!r} -> {new[key]!r}"
-        for key in sorted(old.keys() & new.keys())
-        if old[key] != new[key] and key not in NOT_COMPARED
-    ]
 
 
 def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:

@@ -19,7 +19,8 @@ from clip.precision import Precision, to_float32
 from dassl.data import build_data_loader
 from dassl.data.datasets import DatasetBase
 from dassl.data.transforms import build_transform
-from dassl.engine.record import split_hash, to_dict
+from dassl.engine.comparison import to_dict
+from dassl.engine.record import split_hash
 from dassl.utils import atomic_write
 from dassl.utils.file_identity import content_hash
 

@@ -10,11 +10,9 @@ from typing import Any
 
 from results.layout import ZERO_SHOT
 from results.records import Record
-from results.settings import OF_THE_RUN, settings
+from results.settings import settings
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-OF_THE_PROTOCOL = ("DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "MODEL.BACKBONE.PATH", "TRAINER.NAME")
-OF_LEARNING = ("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X.")  # does not concern a method that learns nothing
 
 
 @functools.cache
@@ -73,19 +71,11 @@ def departures(record: Record) -> list[str]:
 def _differences(shipped: Mapping[str, Any], own: Mapping[str, Any], learns: bool) -> list[str]:
     """Settings that both have, with different values; INPUT keys at their default are filled from the backbone."""
     from dassl.config import get_cfg_default
-    from dassl.engine.record import flatten, to_dict
+    from dassl.engine.comparison import OF_A_PUBLICATION, OF_LEARNING, differences, flatten, to_dict
 
-    filled = {f"INPUT.{key}": value for key, value in flatten(to_dict(get_cfg_default().INPUT)).items()}
-    ignored = () if learns else OF_LEARNING
-    return [
-        f"{key} {value} -> {own[key]}"
-        for key, value in shipped.items()
-        if key in own
-        and own[key] != value
-        and key not in (*OF_THE_RUN, *OF_THE_PROTOCOL)
-        and not key.startswith(ignored)
-        and not (key in filled and value == filled[key])
-    ]
+    ignored = [*OF_A_PUBLICATION, *(() if learns else OF_LEARNING)]
+    found = differences(own, shipped, ignored, flatten(to_dict(get_cfg_default())))
+    return [f"{key} {as_shipped} -> {here}" for key, here, as_shipped in found]
 
 
 @functools.cache
@@ -95,7 +85,7 @@ def _shipped(file: Path, dataset: str) -> dict[str, Any]:
     import trainers  # noqa: F401 - declares its keys
     from adaptation.trainer import fill_known_input
     from dassl.config import declared_cfg, merge_file
-    from dassl.engine.record import flatten, to_dict
+    from dassl.engine.comparison import flatten, to_dict
 
     cfg = declared_cfg()
     given: set[str] = set()

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from results.layout import ZERO_SHOT, RunDirectory, recognise
 
 METRICS, FAILURE = "metrics.json", "failed.json"
 NEEDED = ("trainer", "dataset", "seed", "accuracy")
+DEEPEST = 30  # levels of nesting; a configuration has about five
 
 
 @dataclass(frozen=True)
@@ -44,19 +45,85 @@ class Record:
         return float(self.metrics["accuracy"])
 
 
-def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of a `metrics.json`.
+def _is(*kinds: type) -> Callable[[Any], bool]:
+    """A test for values of these types; JSON's true and false are no numbers."""
+    return lambda value: isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _between(low: float, high: float) -> Callable[[Any], bool]:
+    number = _is(int, float)
+    return lambda value: number(value) and low <= value <= high
+
+
+def _rows(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(row, dict) for row in value)
+
+
+TEXT, WHOLE, SECONDS, PERCENT = _is(str), _is(int), _between(0, math.inf), _between(0, 100)
+FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    **dict.fromkeys(("trainer", "dataset", "subsample_classes", "backbone", "split", "created"), (TEXT, "text")),
+    **dict.fromkeys(("seed", "shots"), (WHOLE, "a whole number")),
+    **dict.fromkeys(
+        ("epoch", "num_classes", "num_test", "num_train"),
+        (lambda value: WHOLE(value) and value >= 0, "a whole number of at least 0"),
+    ),
+    **dict.fromkeys(("train_seconds", "eval_seconds"), (SECONDS, "a number of at least 0")),
+    **dict.fromkeys(("accuracy", "error_rate", "macro_f1"), (PERCENT, "a number between 0 and 100")),
+    **dict.fromkeys(("per_class", "history"), (_rows, "a list of objects")),
+    **dict.fromkeys(("config", "checkpoint"), (_is(dict), "an object")),
+    **dict.fromkeys(
+        ("backbone_digest", "split_hash", "full_split_hash", "test_images_hash", "train_images_hash", "recipe"),
+        (TEXT, "text"),
+    ),
+    "learns": (lambda value: isinstance(value, bool), "true or false"),
+}
+
+
+def read_object(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The JSON object in a file.
 
     Raises:
-        ValueError: it is damaged or lacks a field that every table needs; the sentence names the file.
+        ValueError: it cannot be read, is damaged, is nested deeper than any result is, or is no object.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): delete it and run the same line again") from error
-    missing = [key for key in NEEDED if not isinstance(content, dict) or key not in content]
+    level = [content]
+    for _ in range(DEEPEST):
+        level = [value for item in level for value in _inside(item)]
+        if not level:
+            break
+    else:
+        raise ValueError(f"{path} is no result of a run: it is nested more than {DEEPEST} levels deep")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is no result of a run: it holds no object")
+    return content
+
+
+def _inside(item: Any) -> Iterable[Any]:
+    """The values in a list or an object."""
+    return item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
+
+
+def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The content of a `metrics.json`; a field without a value (null) is left out.
+
+    Raises:
+        ValueError: it is damaged, lacks a field that every table needs, or a field is not of its type or out of its
+            range; the sentence names the file.
+    """
+    content = {key: value for key, value in read_object(path).items() if value is not None}
+    missing = [key for key in NEEDED if key not in content]
     if missing:
         raise ValueError(f"{path} is no result of a run: it has no {', '.join(missing)}")
+    for name, (fits, what) in FIELDS.items():
+        if name in content and not fits(content[name]):
+            shown = repr(content[name])
+            shown = f"{shown[:40]}..." if len(shown) > 40 else shown
+            raise ValueError(f"{path} is no result of a run: {name} is {shown}, not {what}")
     return content
 
 
@@ -67,7 +134,7 @@ def divergence(metrics: Mapping[str, Any]) -> str:
     (the first epoch is warm-up: its loss is about that of the untrained method) and above that of guessing.
     """
     losses = [row["loss"] for row in metrics.get("history", ()) if "loss" in row]
-    strange = [i for i, loss in enumerate(losses, 1) if loss is None or not math.isfinite(loss)]
+    strange = [i for i, loss in enumerate(losses, 1) if not _is(int, float)(loss) or not math.isfinite(loss)]
     if strange:
         return f"diverged: the loss of epoch {strange[0]} is not finite"
     guessing = math.log(max(metrics.get("num_classes", 1), 1))
@@ -129,7 +196,7 @@ def _from_log(place: RunDirectory, directory: str) -> Record:
 def _failure(path: str) -> str:
     """What a sweep wrote about a run that failed."""
     try:
-        reason = json.loads(Path(path).read_text(encoding="utf-8"))["reason"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = read_object(path)["reason"]
+    except (ValueError, KeyError) as error:
         return f"failed: {path} is unreadable ({error})"
     return f"{'diverged' if str(reason).startswith('FloatingPointError') else 'failed'}: {reason}"

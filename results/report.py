@@ -16,9 +16,6 @@ from results.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# What runs of one method differ in by their protocol: in their data, and in what follows from it.
-OF_THE_PROTOCOL = ("DATASET.NAME", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "epoch")
-
 CSS = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 100rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
@@ -100,6 +97,8 @@ def _problems(problems: Sequence[Record]) -> str:
 
 def _settings(records: Sequence[Record]) -> str:
     """For each method and configuration file: the first complete run, and in what the others differ from each other."""
+    from dassl.engine.comparison import OF_A_PROTOCOL
+
     runs: dict[str, list[Record]] = {}
     for record in records:
         if record.metrics:
@@ -111,8 +110,7 @@ def _settings(records: Sequence[Record]) -> str:
         head = html.escape(", ".join(f"{key}: {value}" for key, value in about.items() if value))
         differ = "".join(
             f"<li>{html.escape(key)}: {html.escape(' / '.join(value or repr(value) for value in by_value))}</li>"
-            for key, by_value in disagreements(own).items()
-            if key not in OF_THE_PROTOCOL
+            for key, by_value in disagreements(own, OF_A_PROTOCOL).items()
         )
         note = f"<p class=bad>The runs differ in:</p><ul>{differ}</ul>" if differ else ""
         settings = html.escape(_lines(first.get("config", {})))

@@ -1,7 +1,8 @@
-"""What a run was made with, and where runs that would be averaged were made with different things."""
+"""Where runs that would be averaged were made with different things, or do not say with which.
 
-import hashlib
-import json
+In what two runs differ says `dassl.engine.comparison`.
+"""
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -9,68 +10,76 @@ from typing import Any
 from results.records import Record
 from results.seeds import seeds_name
 
-OF_THE_RUN = ("SEED", "TEST.NO_TEST")  # what runs of one row need not share
 SHOWN = 4  # settings that a sentence names
+OF_THE_DATA = ("split", "test images")  # what old records do not say
+OF_ONE_TRAINING = ("weights", "recipe", *OF_THE_DATA)  # what base and new classes have to share; the split is the whole
 
 
 def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's `metrics.json` says that it was made with, by dotted keys, without what seeds need not share.
+    """What a run's `metrics.json` says that it was made with, by dotted keys (`run_settings`)."""
+    from dassl.engine.comparison import run_settings
 
-    Beside the configuration: `recipe` (version of the code that computes), `weights` and `architecture` (digests of the
-    backbone's) and `epoch` (of the checkpoint, where it was not chosen by validation). Empty if there is no
-    configuration, as for runs that are known by their log alone.
-    """
-    from dassl.engine.record import flatten
-
-    if not metrics.get("config"):
-        return {}
-    found = {key: value for key, value in flatten(metrics["config"]).items() if key not in OF_THE_RUN}
-    if digest := metrics.get("backbone_digest"):
-        found["weights"] = digest[:12]
-        found.pop("MODEL.BACKBONE.PATH", None)  # where the same weights lie does not matter
-    if architecture := metrics.get("backbone_architecture"):  # the same weights may be run in several
-        found["architecture"] = hashlib.sha256(json.dumps(architecture, sort_keys=True).encode()).hexdigest()[:12]
-    if "recipe" in metrics:
-        found["recipe"] = metrics["recipe"]
-    if found.get("TEST.FINAL_MODEL") == "last_step" and "epoch" in metrics:
-        found["epoch"] = metrics["epoch"]
-    return found
+    return run_settings(metrics) if metrics else {}
 
 
-def disagreements(records: Iterable[Record]) -> dict[str, dict[str, list[Record]]]:
+def disagreements(records: Iterable[Record], ignored: Iterable[str]) -> dict[str, dict[str, list[Record]]]:
     """The settings in which runs disagree: key -> value as text -> the runs that have it.
 
     A key that some runs lack is no disagreement: it came or went with the version of the code.
+
+    Args:
+        records: the runs.
+        ignored: keys that do not count, one of the lists of `dassl.engine.comparison`.
     """
-    found: dict[str, dict[str, list[Record]]] = {}
-    for record in records:
-        for key, value in settings(record.metrics).items():
-            found.setdefault(key, {}).setdefault(str(value), []).append(record)
-    return {key: by_value for key, by_value in found.items() if len(by_value) > 1}
+    from dassl.engine import comparison
+
+    return comparison.disagreements(((record, settings(record.metrics)) for record in records), ignored)
 
 
 def only_comparable(records: Sequence[Record]) -> list[Record]:
     """The records, those with a `problem` that differ from other seeds of their method and data set in more than that.
 
-    Which of them is meant nobody can know, so none of them is averaged.
+    Which of them is meant nobody can know, so none of them is averaged. So it is with an evaluation that is of another
+    training than the one beside it.
     """
+    from dassl.engine.comparison import OF_A_SEED
+
+    problems: dict[str, str] = {}
+    for group in _groups(records, lambda record: replace(record.place, seed=0)):
+        if found := disagreements(group, OF_A_SEED):
+            sentence = f"not averaged, for the runs differ in {_by_value(found, _seeds)}"
+            problems |= {record.path: sentence for record in group}
+    return [replace(record, problem=record.problem or problems.get(record.path, "")) for record in records]
+
+
+def _groups(records: Iterable[Record], key: Callable[[Record], Any]) -> list[list[Record]]:
+    """Sound records with the same key, where several have it."""
     groups: dict[Any, list[Record]] = {}
     for record in records:
         if not record.problem:
-            groups.setdefault(replace(record.place, seed=0), []).append(record)
-    problems = {}
-    for group in groups.values():
-        if len(group) > 1 and (found := disagreements(group)):
-            sentence = f"not averaged, for the runs differ in {_by_value(found, _seeds)}"
-            problems |= {record.path: sentence for record in group}
-    return [replace(record, problem=problems.get(record.path, record.problem)) for record in records]
+            groups.setdefault(key(record), []).append(record)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def unlike_sets_note(records: Iterable[Record], name: str) -> list[str]:
     """A sentence where an average over data sets is of runs with different settings; else nothing."""
-    found = disagreements(record for record in records if not record.problem)
-    found = {key: by_value for key, by_value in found.items() if not key.startswith("DATASET.") and key != "epoch"}
+    from dassl.engine.comparison import OF_A_DATA_SET
+
+    found = disagreements((record for record in records if not record.problem), OF_A_DATA_SET)
     return [f"average, {name}: the data sets differ in {_by_value(found, _datasets)}"] if found else []
+
+
+def unsaid_note(records: Iterable[Record]) -> list[str]:
+    """A sentence about runs whose records are too old to say of which split and images they are; else nothing."""
+    silent = [r for r in records if not r.problem and not any(key in settings(r.metrics) for key in OF_THE_DATA)]
+    named: dict[str, list[Record]] = {}
+    for record in silent:
+        named.setdefault(f"{record.place.dataset}, {record.place.trainer}", []).append(record)
+    if not named:
+        return []
+    runs = "; ".join(f"{name}, {_seeds(own)}" for name, own in list(named.items())[:SHOWN])
+    more = f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
+    return [f"cannot be told to be of the same images, for their records (or logs) do not say: {runs}{more}"]
 
 
 def _by_value(found: Mapping[str, Mapping[str, Sequence[Record]]], describe: Callable[[Sequence[Record]], str]) -> str:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import train
-from adaptation.trainer import FILLED
 from dassl.config import get_cfg_default
-from dassl.engine.record import code_version_of, flatten, to_dict
+from dassl.engine.comparison import differences, flatten, to_dict
+from dassl.engine.record import code_version_of
 from dassl.utils import read_json, write_json
 from results.records import FAILURE, METRICS, read_metrics
 from sweep.method_configs import trainer_class
@@ -139,17 +139,10 @@ def needs_root(run: Run) -> bool:
 
 
 def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """What differs between the configuration wanted and the one that a run was made with.
-
-    A key that one side alone has is no difference (it came or went with a trainer that this run does not use), and
-    neither is a key that the trainer fills in when the configuration leaves it at its default.
-    """
-    filled = {f"INPUT.{key}" for key in FILLED}
+    """What differs between the configuration wanted and the one that a run was made with, `KEY: x there, y wanted`."""
     defaults = flatten(to_dict(get_cfg_default()))
     return [
-        f"{key}: {found[key]} there, {value} wanted"
-        for key, value in wanted.items()
-        if key in found and found[key] != value and not (key in filled and value == defaults[key])
+        f"{key}: {there} there, {here} wanted" for key, there, here in differences(found, wanted, defaults=defaults)
     ]
 
 

@@ -22,16 +22,12 @@ import dassl
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.evidence import images_hash
 from dassl.engine.build import TRAINER_REGISTRY
+from dassl.engine.comparison import NO_EFFECT, to_dict
 from dassl.utils import RUNS_IN_PROCESS
 from dassl.utils.torchtools import device_name, peak_memory
 
 logger = logging.getLogger(__name__)
 
-# Where a run lies, what it runs on, how often it speaks and saves, what it may do: none of it changes what it computes.
-NOT_HASHED = (
-    "OUTPUT_DIR", "RESUME", "DATASET.ROOT", "DATASET.ALLOW_SAME_NAMES", "DATALOADER.NUM_WORKERS", "DATALOADER.CACHE_MB",
-    "TRAIN.MEMORY_GB", "TRAIN.PRINT_FREQ", "TRAIN.CHECKPOINT_FREQ", "TEST.CACHE_FEATURES", "VERBOSE", "USE_CUDA",
-)  # fmt: skip
 CODE_VERSION = 1  # is raised when code that all trainers share makes other numbers of the same configuration
 
 
@@ -40,35 +36,16 @@ def code_version_of(kind: Any) -> str:
     return f"{CODE_VERSION}.{kind.code_version}"
 
 
-def to_dict(cfg: Any) -> Any:
-    """Return a configuration as nested dictionaries and lists."""
-    if isinstance(cfg, Mapping):
-        return {key: to_dict(value) for key, value in cfg.items()}
-    return [to_dict(value) for value in cfg] if isinstance(cfg, list | tuple) else cfg
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dictionaries as one with dotted keys, without the keys that change nothing about the result."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            found |= flatten(value, f"{name}.")
-        elif name not in NOT_HASHED:
-            found[name] = value
-    return found
-
-
 def config_hash(cfg: CfgNode) -> str:
     """Return a SHA-256 that is equal for runs that compute the same.
 
-    It is that of the configuration without the keys ``NOT_HASHED`` and without the nodes that other trainers declare
+    It is that of the configuration without the keys ``NO_EFFECT`` and without the nodes that other trainers declare
     for themselves, so that it stays when a trainer is added.
     """
     tree = to_dict(cfg)
     for name in _nodes_of_others(cfg.TRAINER.NAME):
         tree["TRAINER"].pop(name, None)
-    for name in NOT_HASHED:
+    for name in NO_EFFECT:
         *nodes, key = name.split(".")
         functools.reduce(dict.__getitem__, nodes, tree).pop(key, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()

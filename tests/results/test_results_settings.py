@@ -7,7 +7,7 @@ import pytest
 from results_trees import write_run
 
 import train
-from dassl.engine.record import to_dict
+from dassl.engine.comparison import to_dict
 from protocols.base2new import base2new
 from protocols.fewshot import few_shot
 from protocols.xd import transfer

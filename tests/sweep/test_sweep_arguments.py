@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from adaptation.trainer import FILLED, fill_input
+from adaptation.trainer import fill_input
 from clip.loading import load_backbone
 from dassl.config import get_cfg_default
-from dassl.engine.record import flatten, to_dict
+from dassl.engine.comparison import FILLED, flatten, to_dict
 from protocols.base2new import plan as base2new
 from protocols.xd import plan as transfer
 from sweep import cli
@@ -100,8 +100,8 @@ def test_the_only_file_of_an_own_trainer_is_its_configuration(tmp_path, monkeypa
 def test_what_a_backbone_fills_in_makes_no_other_run(small_weights):
     cfg = get_cfg_default()
     filled = fill_input(cfg, load_backbone(str(small_weights)))
-    changed = {key for key in cfg.INPUT if cfg.INPUT[key] != filled.INPUT[key]}
-    assert {"SIZE", "PIXEL_MEAN", "INTERPOLATION", "TRANSFORMS"} <= changed <= set(FILLED)
+    changed = {f"INPUT.{key}" for key in cfg.INPUT if cfg.INPUT[key] != filled.INPUT[key]}
+    assert {"INPUT.SIZE", "INPUT.PIXEL_MEAN", "INPUT.INTERPOLATION", "INPUT.TRANSFORMS"} <= changed <= set(FILLED)
     assert compare(flatten(to_dict(cfg)), flatten(to_dict(filled))) == []
     filled.defrost()
     filled.INPUT.CROP_PADDING = 7
