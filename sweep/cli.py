@@ -66,8 +66,8 @@ def build_parser() -> argparse.ArgumentParser:
     how = parser.add_argument_group("how")
     how.add_argument("--jobs", type=int, help="runs at a time on CPUs (default without a GPU: the number of cores)")
     how.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")
-    stack = "seeds of a training in one process, computed together (default: on GPUs as many as there are, on CPUs 1)"
-    how.add_argument("--stack", type=int, help=stack)
+    stack = "seeds of a training in one process, computed together (default: %(default)s)"
+    how.add_argument("--stack", type=int, default=1, help=stack)
     how.add_argument("--gpus", help="GPUs to use, such as 0,1 (default: all)")
     how.add_argument("--per-gpu", type=int, default=1, help="runs at a time on each GPU (default: %(default)s)")
     where = parser.add_argument_group("where")
@@ -231,7 +231,7 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     complete = [run for run in progress.complete if run.output_dir in asked]
     there = {run.output_dir for run in (*progress.complete, *todo)}
     untrained = list(dict.fromkeys(run.needs for run in todo if run.needs and run.needs not in there))
-    packs = pack(args, todo, slots)
+    packs = pack(args, todo)
     if args.dry_run:
         sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output))
         return 0
@@ -245,16 +245,13 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     return 1 if outcome.failed else 0
 
 
-def pack(args: argparse.Namespace, todo: list[Run], slots: list[Slot]) -> list[SeedGroup]:
-    """The runs to do in packs, one process each: by `--stack`; by default several seeds on GPUs, one on CPUs."""
+def pack(args: argparse.Namespace, todo: list[Run]) -> list[SeedGroup]:
+    """The runs to do in packs, one process each, of as many seeds as `--stack` says."""
     from sweep.packs import make_packs
 
-    if args.stack is not None and args.stack < 1:
+    if args.stack < 1:
         raise ValueError(f"--stack {args.stack}: at least one seed is trained in a process")
-    on_cluster = args.launcher == "slurm"
-    on_gpus = args.gpus_per_job > 0 if on_cluster else bool(slots[0].gpu)
-    places = 1 if on_cluster else len(slots)
-    return make_packs(todo, args.stack or (0 if on_gpus else 1), places)
+    return make_packs(todo, args.stack)
 
 
 def work(packs: list[SeedGroup], args: argparse.Namespace, slots: list[Slot]) -> Outcome:

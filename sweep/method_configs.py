@@ -59,6 +59,17 @@ def config_of(trainer: str, training: str, dataset: str, shots: int) -> str:
     )
 
 
+def named_config(trainer: str, name: str) -> str:
+    """`FOLDER/STEM` of the file that the command line names for a trainer: without a folder, a file of the trainer's
+    own folder, or of one that its rules name."""
+    if "/" in name:
+        return name
+    ruled = [rule["file"] for rule in _rules(CONFIGS / "trainers" / trainer / RULES)["configs"]]
+    folders = [trainer, *(file.partition("/")[0] for file in ruled if "/" in file)]
+    there = [folder for folder in folders if (CONFIGS / "trainers" / folder / f"{name}.yaml").is_file()]
+    return f"{there[0] if there else trainer}/{name}"
+
+
 def settings_of(trainer: str, cfg: str, dataset: str) -> tuple[str, ...]:
     """The KEY VALUE pairs that a configuration has for a data set (the one that is trained on)."""
     rules = _rules(CONFIGS / "trainers" / trainer / RULES)["settings"]

@@ -1,6 +1,5 @@
 """Which runs one process carries out together: trainings that differ in their seed alone."""
 
-import math
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import replace
 
@@ -15,22 +14,19 @@ def supports_stacking(trainer: str) -> bool:
     return getattr(trainer_class(trainer), "supports_stacking", False)
 
 
-def make_packs(runs: Iterable[Run], most: int, places: int) -> list[SeedGroup]:
+def make_packs(runs: Iterable[Run], most: int) -> list[SeedGroup]:
     """Runs in packs: the trainings of one recipe and data set together, everything else by itself.
 
     How many of a pack are computed at once is found out when it runs (`adaptation.stacking`).
 
     Args:
         runs: in the order in which they are wanted.
-        most: trainings of a pack; 0 for as many as leave no place idle.
-        places: where packs can run at the same time.
+        most: trainings of a pack.
     """
     groups: dict[Hashable, list[Run]] = {}
     for run in runs:
         together = run.trains and supports_stacking(run.place.trainer)
         groups.setdefault(replace(run.place, seed=0) if together else run, []).append(run)
-    trainings = sum(run.trains for group in groups.values() for run in group)
-    most = most or max(1, math.ceil(trainings / places))
     return [tuple(pack) for group in groups.values() for pack in evenly(group, most)]
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from dassl.config import declared_cfg
 from results.layout import USUAL_SOURCE, RunDirectory
-from sweep.method_configs import CONFIGS, config_of, settings_of, trainer_class
+from sweep.method_configs import CONFIGS, config_of, named_config, settings_of, trainer_class
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class SweepConfig:
         chosen = self.configs.get(trainer)
         if chosen is None:
             return config_of(trainer, training, dataset, self.shots)
-        return chosen if "/" in chosen else f"{trainer}/{chosen}"
+        return named_config(trainer, chosen)
 
     def run(self, place: RunDirectory, config: str, opts: Sequence[str] = (), trained: Run | None = None) -> Run:
         """The run of a directory; with `trained`, the evaluation of what that run learned."""

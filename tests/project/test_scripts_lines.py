@@ -104,6 +104,7 @@ def _dry(recorded, line: str, capsys) -> list[str]:
         ),
         ("zsclip/zeroshot.sh dtd vit_b16", 1, "output/ZeroshotCLIP/vit_b16/dtd"),
         ("zsclip/zeroshot.sh 0 rn50", 1, "output/ZeroshotCLIP/rn50/imagenet"),
+        ("zsclip/zeroshot.sh drawn_easy tiny_vit", 1, "output/ZeroshotCLIP/tiny_vit/drawn_easy"),
         (
             "maple/base2new_train_maple.sh dtd 2",
             1,

@@ -301,15 +301,9 @@ def test_seeds_in_one_process(swept, tmp_path, capsys):
 
 def test_packs(tmp_path):
     runs = base2new(_setting(tmp_path, seeds=(1, 2, 3, 4, 5)), ["CoOp"], ["drawn_thermal", "drawn_easy"])
-    sizes = {
-        (most, places): sorted(len(pack) for pack in make_packs(runs, most, places))[10:]
-        for most, places in ((1, 1), (3, 1), (0, 1), (0, 4))
-    }
-    assert sizes[1, 1] == [1] * 10
-    assert sizes[3, 1] == [2, 2, 3, 3]
-    assert sizes[0, 1] == [5, 5]
-    assert sizes[0, 4] == [2, 2, 3, 3]
-    packs = make_packs(runs, 3, 1)
+    sizes = {most: sorted(len(pack) for pack in make_packs(runs, most))[10:] for most in (1, 3, 5, 20)}
+    assert sizes == {1: [1] * 10, 3: [2, 2, 3, 3], 5: [5, 5], 20: [5, 5]}
+    packs = make_packs(runs, 3)
     assert sorted(run.output_dir for pack in packs for run in pack) == sorted(run.output_dir for run in runs)
     first = packs[0]
     assert len({run.place.dataset for run in first}) == 1
@@ -325,10 +319,21 @@ def test_packs(tmp_path):
 def test_trainers_that_do_not_say_that_they_can_be_stacked_run_alone(tmp_path, monkeypatch):
     runs = base2new(_setting(tmp_path), ["CoOp", "KgCoOp"], ["drawn_thermal"])
     monkeypatch.setattr(TRAINER_REGISTRY.get("CoOp"), "supports_stacking", False)
-    packs = make_packs(runs, 0, 1)
+    packs = make_packs(runs, 2)
     assert max(len(pack) for pack in packs if pack[0].place.trainer == "CoOp") == 1
     assert max(len(pack) for pack in packs if pack[0].place.trainer == "KgCoOp") == 2
     assert "seed by seed: CoOp" in packing(packs)[1]
+
+
+@pytest.mark.parametrize("where", [["--gpus", "0,1"], ["--launcher", "slurm", "--gpus-per-job", "1"], ["--jobs", "1"]])
+def test_seeds_are_trained_one_by_one_unless_asked(tmp_path, monkeypatch, capsys, where):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    words = ["base2new", "--trainers", "CoOp", "--datasets", "digits", "--seeds", "1-4", "--dry-run", *where]
+    words += ["--output", str(tmp_path)]
+    for more, trainings in ((["--stack", "4"], 1), ([], 4)):
+        assert cli.main([*words, *more]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python train.py")]
+        assert sum("--eval-only" not in line for line in lines) == trainings
 
 
 def test_a_stack_of_none_is_refused(tmp_path, capsys):
