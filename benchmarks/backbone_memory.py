@@ -95,7 +95,7 @@ def row(name: str) -> str:
     backbone = _build(name, mode)
     full = training_memory(backbone, mode)
     with mode:
-        backbone.halve(backbone.model)
+        backbone.to_half_precision(backbone.model)
     half = training_memory(backbone, mode)
     total, image = _count(backbone.model), _count(backbone.model.visual)
     slots = "-" if backbone.vision_width is None else f"{backbone.vision_width} x {backbone.vision_layers}"

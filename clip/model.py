@@ -49,41 +49,41 @@ class Attention(nn.Module):
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.zeros_(self.out_proj.bias)
 
-    def forward(self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None) -> Tensor:
-        """(N, T, D) -> (N, T, D); with `causal` no token sees a later one; `delta(x)` is added to the projections."""
-        qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-        if delta is not None:
-            qkv = qkv + delta(x)
-        q, k, v = (self._split(part) for part in qkv.chunk(3, dim=-1))
-        return self._join(F.scaled_dot_product_attention(q, k, v, is_causal=causal))
+    def forward(
+        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: slice | Tensor | None = None
+    ) -> Tensor:
+        """(N, T, D) -> (N, T, D), or only the token at `rows`, (N, 1, D), at a fraction of the cost.
 
-    def read(self, x: Tensor, end: Tensor | None, delta: QKVDelta | None = None) -> Tensor:
-        """What `forward` gives for one token, (N, T, D) -> (N, 1, D): without `end` the first, else that at the
-        positions `end` (N,), causal."""
-        d = x.shape[-1]
-        q = F.linear(_token(x, end), self.in_proj_weight[:d], self.in_proj_bias[:d])
-        kv = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:])
-        if delta is not None:
-            added = delta(x)
-            q, kv = q + _token(added[..., :d], end), kv + added[..., d:]
-        q, k, v = (self._split(part) for part in (q, *kv.chunk(2, dim=-1)))
-        seen = None if end is None else torch.arange(x.shape[1], device=x.device) <= end[:, None, None, None]
-        return self._join(F.scaled_dot_product_attention(q, k, v, attn_mask=seen))
+        Args:
+            x: tokens.
+            causal: whether no token sees a later one.
+            delta: x -> what is added to the projections, (N, T, 3 D).
+            rows: the token of each sequence that is wanted: a slice, or positions (N,).
+        """
+        added = None if delta is None else delta(x)
+        if rows is None:
+            qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
+            q, k, v = (qkv if added is None else qkv + added).chunk(3, dim=-1)
+        else:
+            d = x.shape[-1]
+            q = F.linear(select_token(x, rows), self.in_proj_weight[:d], self.in_proj_bias[:d])
+            kv = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:])
+            if added is not None:
+                q, kv = q + select_token(added[..., :d], rows), kv + added[..., d:]
+            k, v = kv.chunk(2, dim=-1)
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
+        seen = None
+        if causal and isinstance(rows, Tensor):
+            seen = torch.arange(x.shape[1], device=x.device) <= rows[:, None, None, None]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and rows is None)
+        return self.out_proj(y.transpose(1, 2).flatten(2))
 
-    def _split(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, H, T, D / H)."""
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
-    def _join(self, x: Tensor) -> Tensor:
-        """(N, H, T, D / H) -> (N, T, D), projected."""
-        return self.out_proj(x.transpose(1, 2).flatten(2))
-
-
-def _token(x: Tensor, end: Tensor | None) -> Tensor:
-    """The token at positions `end` (N,), the first one without: (N, T, D) -> (N, 1, D)."""
-    if end is None:
-        return x[:, :1]
-    return x[torch.arange(x.shape[0], device=x.device), end][:, None]
+def select_token(x: Tensor, rows: slice | Tensor) -> Tensor:
+    """The token of each sequence in a slice, or at positions (N,): (N, T, D) -> (N, 1, D)."""
+    if isinstance(rows, slice):
+        return x[:, rows]
+    return x[torch.arange(x.shape[0], device=x.device), rows][:, None]
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -98,14 +98,12 @@ class ResidualAttentionBlock(nn.Module):
         )
         self.ln_2 = LayerNorm(width)
 
-    def forward(self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None) -> Tensor:
-        """(N, T, D) -> (N, T, D); `delta` as in `Attention`."""
-        x = x + self.attn(self.ln_1(x), causal, delta)
-        return x + self.mlp(self.ln_2(x))
-
-    def read(self, x: Tensor, end: Tensor | None = None, delta: QKVDelta | None = None) -> Tensor:
-        """One token of `forward`, (N, T, D) -> (N, 1, D), at a fraction of its cost; arguments as in `Attention`."""
-        x = _token(x, end) + self.attn.read(self.ln_1(x), end, delta)
+    def forward(
+        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: slice | Tensor | None = None
+    ) -> Tensor:
+        """(N, T, D) -> (N, T, D), or (N, 1, D) with `rows`; arguments as in `Attention`."""
+        attended = self.attn(self.ln_1(x), causal, delta, rows)
+        x = attended + (x if rows is None else select_token(x, rows))
         return x + self.mlp(self.ln_2(x))
 
 
@@ -168,7 +166,7 @@ class VisionTransformer(nn.Module):
             blocks=tuple(self.transformer.resblocks),
             pool=self.pool,
             adaptable=True,
-            last=self.transformer.resblocks[-1].read,
+            last=partial(self.transformer.resblocks[-1], rows=slice(1)),
         )
 
     def forward(self, images: Tensor) -> Tensor:
@@ -345,11 +343,12 @@ class CLIP(nn.Module):
             blocks=tuple(partial(block, causal=True) for block in self.transformer.resblocks),
             pool=self._pool_text,
             adaptable=True,
-            last=self.transformer.resblocks[-1].read,
+            last=partial(self.transformer.resblocks[-1], causal=True),
         )
 
     def _embed_text(self, x: Tensor) -> Tensor:
-        dtype = x.dtype if torch.is_autocast_enabled(x.device.type) else self.dtype  # autocast converts where it must
+        # autocast converts where it must
+        dtype = x.dtype if torch.is_autocast_enabled(x.device.type) else self.visual.conv1.weight.dtype
         return x.to(dtype) + self.positional_embedding[: x.shape[1]].to(dtype)
 
     def _pool_text(self, x: Tensor, end: Tensor) -> Tensor:

@@ -378,9 +378,9 @@ def _text_block(text: nn.Module, block: nn.Module, x: Tensor) -> Tensor:
     return block(x, attn_mask=_mask(text, x))
 
 
-def _read_text(text: nn.Module, pool_type: str, x: Tensor, end: Tensor) -> Tensor:
+def _read_text(text: nn.Module, pool_type: str, x: Tensor, rows: Tensor) -> Tensor:
     """The last block for the token that is read out: (N, T, D), positions of the end token (N,) -> (N, 1, D)."""
-    return _read_one(text.transformer.resblocks[-1], partial(_pooled_token, pool_type, end), x, _mask(text, x))
+    return _read_one(text.transformer.resblocks[-1], partial(_pooled_token, pool_type, rows), x, _mask(text, x))
 
 
 def _bind_class_token(text: nn.Module, x: Tensor, end: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:

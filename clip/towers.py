@@ -75,7 +75,7 @@ class TextTower:
             on them.
         adaptable: whether each block takes `delta`, what is added to its query, key and value projections.
         last: the last block for the tokens that are read out alone, where the tower offers that: tokens (N, T, D),
-            positions (N,) -> (N, 1, D).
+            `rows`, their positions (N,) -> (N, 1, D).
     """
 
     width: int
@@ -89,7 +89,7 @@ class TextTower:
     start: int = 1
     bind: Callable[[Tensor, Tensor], Sequence[Block]] | None = None
     adaptable: bool = False
-    last: Callable[[Tensor, Tensor], Tensor] | None = None
+    last: Callable[..., Tensor] | None = None
 
 
 def with_qkv_deltas(tower: ImageTower | TextTower, deltas: Sequence[QKVDelta | None]) -> ImageTower | TextTower:
@@ -108,18 +108,11 @@ def with_qkv_deltas(tower: ImageTower | TextTower, deltas: Sequence[QKVDelta | N
     return replace(tower, blocks=blocks, last=last)
 
 
-def _per_sample(prompt: Tensor, x: Tensor) -> Tensor:
-    """A prompt (n, D) shared by the batch or (N, n, D) as (N, n, D), in the tower's precision."""
-    if prompt.ndim == 2:
-        prompt = prompt.expand(x.shape[0], -1, -1)
-    return prompt.to(x.dtype)
-
-
-def _write_slots(x: Tensor, prompt: Tensor, start: int) -> Tensor:
-    """Tokens (N, T, D) with the slots `start .. start + n` overwritten by the prompt."""
+def place(x: Tensor, prompt: Tensor, start: int) -> Tensor:
+    """Tokens (N, T, D) with a prompt, (n, D) or (N, n, D), in the slots from `start`; appended where `start` is T."""
     stop = start + prompt.shape[-2]
-    assert stop <= x.shape[1], "prompt slots outside the sequence"
-    return torch.cat([x[:, :start], _per_sample(prompt, x), x[:, stop:]], dim=1)
+    assert start == x.shape[1] or stop <= x.shape[1], "prompt slots outside the sequence"
+    return torch.cat([x[:, :start], prompt.to(x.dtype).expand(x.shape[0], -1, -1), x[:, stop:]], dim=1)
 
 
 def run_blocks(blocks: Sequence[Block], x: Tensor, prompts: Prompts, start: int) -> Tensor:
@@ -130,7 +123,7 @@ def run_blocks(blocks: Sequence[Block], x: Tensor, prompts: Prompts, start: int)
     assert len(prompts) <= len(blocks), "more prompts than blocks: cut the depth first"
     for i, block in enumerate(blocks):
         if 0 < i < len(prompts) and prompts[i] is not None:
-            x = _write_slots(x, prompts[i], start)
+            x = place(x, prompts[i], start)
         x = block(x)
     return x
 
@@ -157,7 +150,7 @@ def encode_image(tower: ImageTower, images: Tensor, prompts: Prompts = ()) -> Te
     x = tower.embed(images)
     start = x.shape[1]
     if prompts and prompts[0] is not None:
-        x = torch.cat([x, _per_sample(prompts[0], x)], dim=1)
+        x = place(x, prompts[0], start)
     blocks = tower.blocks if tower.last is None else (*tower.blocks[:-1], tower.last)
     return tower.pool(run_blocks(blocks, tower.norm(x), prompts, start))
 
@@ -176,6 +169,6 @@ def encode_text(tower: TextTower, embeddings: Tensor, end: Tensor, prompts: Prom
     x = tower.embed(embeddings)
     blocks = tower.bind(x, end) if tower.bind else tower.blocks
     if tower.last is not None:
-        blocks = (*blocks[:-1], lambda tokens: tower.last(tokens, end))
+        blocks = (*blocks[:-1], partial(tower.last, rows=end))
     x = run_blocks(blocks, x, prompts, tower.start)
     return tower.pool(x, end if tower.last is None else torch.zeros_like(end))

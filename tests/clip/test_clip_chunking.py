@@ -11,7 +11,7 @@ from small_methods import BASE, batch, draw, small_vit
 from adaptation import stacking as stacked
 from adaptation.stacking import Packing, Same, joint_losses
 from clip import memory, precision
-from clip.memory import counted_activations, take
+from clip.memory import counted_activations, select_rows
 from clip.precision import CPU, Precision, free_memory
 from trainers.apex import APEXMethod
 from trainers.cocoop import CoCoOpMethod
@@ -60,7 +60,7 @@ def test_parts_with_prompts_of_each_sample_and_without(backbone):
         results.append((features, *torch.autograd.grad(features.square().sum(), [own, shared])))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
-    samples, prompts = take(slice(1, 3), [tokens], [None, own, shared])
+    samples, prompts = select_rows(slice(1, 3), [tokens], [None, own, shared])
     assert [len(samples[0]), prompts[0], prompts[1].shape, prompts[2].shape] == [2, None, (2, 2, 64), (2, 64)]
 
 
