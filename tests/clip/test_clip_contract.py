@@ -1,8 +1,11 @@
 """What every backbone keeps to, whatever library and file it comes from: one set of tests over all kinds.
 
-Models are reduced in size, with random weights, in the real architectures and the real file formats.
+Models are reduced in size, with random weights, in the real architectures and the real file formats. A file in
+`clip/backbones/` is a kind of its own, with the weights that it loads from `$BACKBONE_PATH`, or from "".
 """
 
+import os
+import pkgutil
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +18,7 @@ from clip_models import RESNET, VIT, random_state, write_plain, write_safetensor
 from open_clip.model import build_model_from_openai_state_dict
 from torch import Tensor, nn
 
+import clip.backbones
 from clip import openclip, towers
 from clip.backbone import Backbone
 from clip.loading import load_backbone
@@ -28,16 +32,17 @@ OPENAI = {
     "ResNet, TorchScript": (RESNET, "resnet.pt", write_torchscript),
 }
 FORMATS = {"weights.safetensors": reduced.write_safetensors, "epoch_3.pt": reduced.write_training_checkpoint}
-KINDS = [*OPENAI, *reduced.CONFIGS]
+OWN = [module.name for module in pkgutil.iter_modules(clip.backbones.__path__)]
+KINDS = [*OPENAI, *reduced.CONFIGS, *OWN]
 
 
 @dataclass
 class Kind:
-    """A backbone loaded by its name from a file, and the library's own model of the same weights."""
+    """A backbone loaded by its name from a file, and the library's own model of the same weights where there is one."""
 
     name: str
     load: Callable[[], Backbone]
-    library: nn.Module
+    library: nn.Module | None = None
 
     def __post_init__(self):
         self.backbone = self.load()
@@ -92,18 +97,27 @@ def kind(request, tmp_path_factory):
         if request.param in OPENAI:
             yield _openai_kind(request.param, folder)
             return
+        if request.param in OWN:
+            yield Kind(request.param, lambda: load_backbone(request.param, os.environ.get("BACKBONE_PATH", "")))
+            return
         reduced.register(tmp_path_factory.mktemp("configs"))
         if "SigLIP" in request.param:  # its tokenizer is a file of the hub
             patch.setattr(openclip, "tokenizer_of", lambda source: (reduced.siglip_tokenize, 1))
         yield _openclip_kind(request.param, folder)
 
 
-def test_without_prompts_features_are_the_library_s(kind):
-    close(kind.backbone.encode_image(kind.images), kind.library_images(kind.images))
-    close(kind.backbone.encode_text(kind.tokens), kind.library_text(kind.tokens))
-    close(kind.backbone.logit_scale, kind.library.logit_scale.exp())
-    bias = getattr(kind.library, "logit_bias", None)
-    assert (kind.backbone.logit_bias is None) == (bias is None)
+@pytest.fixture
+def of_library(kind):
+    """The kinds that a library has a model of."""
+    return kind if kind.library else pytest.skip("no library has a model of it")
+
+
+def test_without_prompts_features_are_the_library_s(of_library):
+    close(of_library.backbone.encode_image(of_library.images), of_library.library_images(of_library.images))
+    close(of_library.backbone.encode_text(of_library.tokens), of_library.library_text(of_library.tokens))
+    close(of_library.backbone.logit_scale, of_library.library.logit_scale.exp())
+    bias = getattr(of_library.library, "logit_bias", None)
+    assert (of_library.backbone.logit_bias is None) == (bias is None)
 
 
 @contextmanager
@@ -115,11 +129,11 @@ def _hooks(handles):
             handle.remove()
 
 
-def test_text_context_and_prompts_against_the_library_s_model(kind):
+def test_text_context_and_prompts_against_the_library_s_model(of_library):
     """The same replacements, made by hooks inside the library's own forward pass on the full context."""
-    text, start = getattr(kind.library, "text", kind.library), kind.backbone.context_start
+    text, start = getattr(of_library.library, "text", of_library.library), of_library.backbone.context_start
     slots = slice(start, start + n)
-    prompts, context = kind.text_prompts(n), draw(n, kind.backbone.text_width, seed=5)
+    prompts, context = of_library.text_prompts(n), draw(n, of_library.backbone.text_width, seed=5)
 
     def replace(vectors):
         def hook(module, args, output=None):
@@ -134,22 +148,22 @@ def test_text_context_and_prompts_against_the_library_s_model(kind):
         if vectors is not None:
             handles.append(block.register_forward_pre_hook(replace(vectors)))
     with _hooks(handles):
-        expected = kind.library_text(kind.tokens)
-    end = kind.backbone.end_of_text(kind.tokens)
-    embeddings = kind.backbone.token_embedding(kind.tokens)
+        expected = of_library.library_text(of_library.tokens)
+    end = of_library.backbone.end_of_text(of_library.tokens)
+    embeddings = of_library.backbone.token_embedding(of_library.tokens)
     embeddings[:, slots] = context
-    close(kind.backbone.encode_embeddings(embeddings, end, prompts), expected)
+    close(of_library.backbone.encode_embeddings(embeddings, end, prompts), expected)
 
 
-def test_image_prompts_against_the_library_s_model(kind):
+def test_image_prompts_against_the_library_s_model(of_library):
     """The same tokens appended and replaced by hooks inside the library's own forward pass."""
-    visual = kind.library.visual
+    visual = of_library.library.visual
     trunk = getattr(visual, "trunk", visual)
-    if kind.backbone.vision_width is None or getattr(trunk, "rope", None) is not None:
+    if of_library.backbone.vision_width is None or getattr(trunk, "rope", None) is not None:
         pytest.skip("no token slots, or a rotary table of fixed length (see test_clip_openclip)")
     blocks = trunk.blocks if trunk is not visual else visual.transformer.resblocks
     norm = trunk.norm_pre if trunk is not visual else visual.ln_pre
-    first, second = kind.image_prompts(n)
+    first, second = of_library.image_prompts(n)
 
     def append(module, args):
         return (torch.cat([args[0], norm(first).expand(len(args[0]), -1, -1)], dim=1),)
@@ -163,8 +177,8 @@ def test_image_prompts_against_the_library_s_model(kind):
         blocks[2].register_forward_hook(lambda module, args, output: output[:, :-n]),
     ]
     with _hooks(handles):
-        expected = kind.library_images(kind.images)
-    close(kind.backbone.encode_image(kind.images, [first, second]), expected)
+        expected = of_library.library_images(of_library.images)
+    close(of_library.backbone.encode_image(of_library.images, [first, second]), expected)
 
 
 def test_text_at_its_real_length_is_exact(kind):
@@ -212,7 +226,8 @@ def test_the_last_block_may_compute_only_what_is_read_out(kind):
     """The same features, to float32's rounding, as with all tokens in the last block."""
     backbone = kind.backbone
     image, text = replace(backbone.image, last=None), _all_tokens(backbone.text)
-    assert (backbone.image.last is not None) == (kind.name in READS_ONE)
+    if kind.library:
+        assert (backbone.image.last is not None) == (kind.name in READS_ONE)
     assert text is not backbone.text
     pairs = [(towers.encode_image(tower, kind.images, kind.image_prompts(n)) for tower in (backbone.image, image))]
     end = backbone.end_of_text(kind.tokens)
@@ -306,18 +321,20 @@ def test_precisions_agree(kind, mode):
 
 def test_sizes(kind):
     backbone = kind.backbone
-    assert kind.library_images(kind.images).shape[1] == backbone.embed_dim == backbone.image.output_dim
+    assert backbone.encode_image(kind.images).shape == (3, backbone.embed_dim)
+    assert backbone.encode_text(kind.tokens).shape == (4, backbone.embed_dim) == (4, backbone.image.output_dim)
     assert backbone.token_embedding(kind.tokens).shape == (*kind.tokens.shape, backbone.text_width)
     assert kind.tokens.shape[1] == backbone.context_length
-    assert backbone.text_layers == 3
-    assert backbone.vision_layers == (0 if backbone.vision_width is None else 3)
+    layers = 3 if kind.library else max(1, backbone.vision_layers)
+    assert backbone.vision_layers == (0 if backbone.vision_width is None else layers)
+    assert backbone.text_layers == 3 or not kind.library
     assert len(backbone.pixel_mean) == len(backbone.pixel_std) == 3
     assert int(backbone.end_of_text(kind.tokens)[1]) == backbone.context_start + 1  # the sentence "x" is one token
 
 
-def test_truncated_file_and_another_architecture(kind, tmp_path):
-    name = "ViT-B/16" if kind.name in OPENAI else kind.name
-    for sizes in ({**VIT, "transformer_width": 128}, {**RESNET, "embed_dim": 16}):  # no kind has these
+def test_truncated_file_and_another_architecture(of_library, tmp_path):
+    name = "ViT-B/16" if of_library.name in OPENAI else of_library.name
+    for sizes in ({**VIT, "transformer_width": 128}, {**RESNET, "embed_dim": 16}):  # no of_library has these
         other = tmp_path / "openai.pt"
         torch.save(random_state(sizes), other)
         with pytest.raises(ValueError, match=rf"^{other}.*(this is not ViT-B/16|the weights of {name})"):
@@ -328,7 +345,7 @@ def test_truncated_file_and_another_architecture(kind, tmp_path):
         load_backbone(name, str(other))
     for suffix in (".pt", ".safetensors"):
         cut = tmp_path / f"cut{suffix}"
-        reduced.write_training_checkpoint(kind.library, cut)
+        reduced.write_training_checkpoint(of_library.library, cut)
         cut.write_bytes(cut.read_bytes()[:5000])
         with pytest.raises(ValueError, match=str(cut)):
             load_backbone(name, str(cut))
