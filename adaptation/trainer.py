@@ -31,7 +31,7 @@ from dassl.engine.comparison import OF_ONE_RUN, differences, to_dict
 from dassl.engine.record import code_version_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, group_equal, load_checkpoint, stream_seed
-from dassl.utils.torchtools import last_checkpoint, pointed_name
+from dassl.utils.checkpoints import pointed_name, require_finite
 
 logger = logging.getLogger(__name__)
 
@@ -156,25 +156,27 @@ class MethodTrainer(TrainerX):
         with self.precision.autocast():
             super().set_model_mode(mode, names)
 
-    def resume_model_if_exist(self, directory: str) -> int:
-        """Go on with an interrupted run of this configuration; returns the epochs that it has completed.
+    def require_own(self, checkpoint: Mapping, path: str) -> None:
+        """Refuse to go on from a checkpoint of a run with other settings (each is named), or on another backbone."""
+        now = code_version_of(type(self))
+        other = differences({"recipe": checkpoint.get("recipe", now)}, {"recipe": now})
+        other += differences(checkpoint.get("config", {}), to_dict(self.cfg), OF_ONE_RUN)
+        if other:
+            raise ValueError(
+                f"{Path(path).parents[1]} holds a run with other settings ({'; '.join(map(str, other[:5]))}): choose "
+                "another --output-dir, or delete that one"
+            )
+        self.backbone.require_identity(checkpoint, path)
 
-        Raises:
-            ValueError: the folder holds a run with other settings (each is named), or on other weights.
-        """
-        paths = [last_checkpoint(os.path.join(directory, name)) for name in self.get_model_names()]
-        for path in filter(None, paths):
-            checkpoint = load_checkpoint(path)
-            now = code_version_of(type(self))
-            other = differences({"recipe": checkpoint.get("recipe", now)}, {"recipe": now})
-            other += differences(checkpoint.get("config", {}), to_dict(self.cfg), OF_ONE_RUN)
-            if other:
-                raise ValueError(
-                    f"{directory} holds a run with other settings ({'; '.join(map(str, other[:5]))}): choose another "
-                    "--output-dir, or delete that one"
-                )
-            self.backbone.require_identity(checkpoint, path)
-        return super().resume_model_if_exist(directory)
+    def progress(self) -> dict:
+        """What the engine needs to go on, and the state of the gradient scaler (empty where none is used)."""
+        return {**super().progress(), "scaler": self.precision.scaler.state_dict()}
+
+    def restore_progress(self, progress: Mapping) -> None:
+        """Take over what `progress` returned."""
+        super().restore_progress(progress)
+        if progress.get("scaler"):
+            self.precision.scaler.load_state_dict(progress["scaler"])
 
     def build_data_loader(self) -> None:
         """Load the backbone, fill the INPUT keys from it, then build the loaders."""
@@ -346,9 +348,14 @@ class MethodTrainer(TrainerX):
         self.load_learned(find_checkpoint(Path(directory) / self.checkpoint_dir, epoch, best))
 
     def load_learned(self, path: str | os.PathLike[str]) -> None:
-        """Load what a checkpoint file holds; raises as `load_model`."""
+        """Load what a checkpoint file holds.
+
+        Raises:
+            ValueError: as `load_model`; or the file is damaged, or of a run that diverged.
+        """
         path = Path(path)
         checkpoint = load_checkpoint(str(path))
+        require_finite(checkpoint, self.model, str(path))
         self._compare_runs(checkpoint, path)
         self.model.load_state_dict(self._state_for_classes(checkpoint, path))
         self.model_epoch = checkpoint.get("epoch") or 0

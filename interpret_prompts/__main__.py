@@ -16,7 +16,7 @@ from pathlib import Path
 
 from clip.loading import load_backbone, require_published
 from dassl.utils import load_checkpoint
-from dassl.utils.torchtools import last_checkpoint
+from dassl.utils.checkpoints import last_checkpoint
 from interpret_prompts.nearest import nearest_words, text_vectors, vocabulary
 
 BACKBONE = "ViT-B/16"  # of a checkpoint that does not say

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dassl.engine.writer import SummaryWriter
 from dassl.utils import check_availability, load_checkpoint, save_checkpoint, tolist_if_not
-from dassl.utils.torchtools import BEST, last_checkpoint, restore
+from dassl.utils.checkpoints import BEST, require_finite, restore, sound_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -108,22 +108,46 @@ class TrainerBase:
     def resume_model_if_exist(self, directory: str) -> int:
         """Restore every registered model from its last checkpoint below ``directory``; return the completed epochs.
 
-        Returns 0, and changes nothing, unless every model has a checkpoint.
+        Returns 0, and changes nothing, unless every model has a checkpoint.  One that is damaged, or of a diverged run,
+        is named in a warning, and the one before it is used.
+
+        Raises:
+            ValueError: the checkpoints are another run's (:meth:`require_own`), or of no common epoch.
         """
-        paths = {name: last_checkpoint(os.path.join(directory, name)) for name in self.get_model_names()}
-        if not paths or None in paths.values():
+        checkpoints = self._common_checkpoints(directory)
+        if not checkpoints:
             logger.info("No checkpoint found, train from scratch")
             return 0
         logger.info("Found checkpoint at %s (will resume training)", directory)
-        checkpoints = {name: load_checkpoint(path) for name, path in paths.items()}
-        epochs = {name: checkpoint["epoch"] for name, checkpoint in checkpoints.items()}
-        if len(set(epochs.values())) > 1:
-            raise ValueError(f"{directory}: the last checkpoints are of different epochs: {epochs}")
         for name, checkpoint in checkpoints.items():
             epoch = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
             self.restore_progress(checkpoint.get("progress", {}))
         self.model_epoch = epoch
         return epoch
+
+    def require_own(self, checkpoint: Mapping[str, Any], path: str) -> None:
+        """Refuse to go on from a checkpoint of another run with a ValueError; for subclasses."""
+
+    def _common_checkpoints(self, directory: str) -> dict[str, dict[str, Any]]:
+        """Return the sound checkpoints of the last epoch of which every model has one; none if a model has none."""
+        each = {name: self._own_checkpoints(directory, name) for name in self.get_model_names()}
+        found = {name: next(checkpoints, None) for name, checkpoints in each.items()}
+        if not found or None in found.values():
+            return {}
+        while True:
+            epochs = {name: int(checkpoint["epoch"]) for name, checkpoint in found.items()}
+            later = [name for name, epoch in epochs.items() if epoch > min(epochs.values())]
+            if not later:
+                return found
+            found |= {name: next(each[name], None) for name in later}
+            if None in found.values():
+                raise ValueError(f"{directory}: the last checkpoints are of different epochs: {epochs}")
+
+    def _own_checkpoints(self, directory: str, name: str) -> Iterator[dict[str, Any]]:
+        """Yield the sound checkpoints of a model, the last one first."""
+        for path, checkpoint in sound_checkpoints(os.path.join(directory, name), self._models[name]):
+            self.require_own(checkpoint, path)
+            yield checkpoint
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load the weights of every registered model.
@@ -134,6 +158,7 @@ class TrainerBase:
 
         Raises:
             FileNotFoundError: there is no such checkpoint.
+            ValueError: it is damaged, or of a run that diverged.
         """
         if not directory:
             logger.info("Note that load_model() is skipped as no pretrained model is given")
@@ -142,6 +167,7 @@ class TrainerBase:
         for name in self.get_model_names():
             path = os.path.join(directory, name, file_name)
             checkpoint = load_checkpoint(path)
+            require_finite(checkpoint, self._models[name], path)
             self._models[name].load_state_dict(checkpoint["state_dict"])
             self.model_epoch = checkpoint.get("epoch") or 0
             result = checkpoint.get("val_result")

@@ -37,7 +37,8 @@ from dassl.utils import (
     mkdir_if_missing,
     write_json,
 )
-from dassl.utils.torchtools import BEST, reset_peak_memory
+from dassl.utils.checkpoints import BEST
+from dassl.utils.torchtools import reset_peak_memory
 
 __all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "TrainerBase", "TrainerX", "TrainerXU"]
 

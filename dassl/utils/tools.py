@@ -1,5 +1,6 @@
 """Small helpers: files, random streams, names, the description of the machine."""
 
+import contextlib
 import difflib
 import hashlib
 import json
@@ -58,11 +59,24 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     try:
         with open(beside, mode, encoding=None if mode == "wb" else "utf-8") as file:
             yield file
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
         os.replace(beside, path)
+        _sync_folder(folder)
     except BaseException:
         if os.path.exists(beside):
             os.unlink(beside)
         raise
+
+
+def _sync_folder(folder: str) -> None:
+    """Let the names in a folder reach the disk, where the system can do that."""
+    with contextlib.suppress(OSError):  # file systems of networks and of Windows have no such thing
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def read_json(fpath: str) -> Any:

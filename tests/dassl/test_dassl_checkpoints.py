@@ -18,7 +18,8 @@ from dassl.utils import (
     resume_from_checkpoint,
     save_checkpoint,
 )
-from dassl.utils.torchtools import last_checkpoint
+from dassl.utils.checkpoints import checkpoints_from_last, last_checkpoint, require_finite, sound_checkpoints
+from dassl.utils.digests import DamagedError, content_digest, read_array, with_digest, write_array
 
 
 def _parts(name="adadelta"):
@@ -50,7 +51,7 @@ def test_files(tmp_path, capsys):
     assert capsys.readouterr().out == f"Checkpoint saved to {path}\n"
     checkpoint = torch.load(path, weights_only=True)
     assert list(checkpoint["state_dict"]) == ["weight", "bias"]  # without DataParallel's prefix
-    assert set(checkpoint) == {"state_dict", "epoch", "optimizer", "scheduler", "val_result"}
+    assert set(checkpoint) == {"state_dict", "epoch", "optimizer", "scheduler", "val_result", "digest"}
     save_checkpoint(_state(model, *parts), str(tmp_path / "best"), is_best=True)
     assert sorted(os.listdir(tmp_path / "best")) == ["checkpoint", "model-best.pth.tar", "model.pth.tar-3"]
     save_checkpoint(_state(model, *parts), str(tmp_path / "named"), model_name="mine")
@@ -180,3 +181,163 @@ def test_the_pointer_leads_to_files_beside_it_only(tmp_path, name):
     save_checkpoint({"state_dict": {}, "epoch": 1}, str(folder))
     (folder / "checkpoint").write_text(name)
     assert last_checkpoint(str(folder)) == str(folder / "model.pth.tar-1")
+
+
+# Digests
+
+
+def test_a_digest_is_of_the_content():
+    same = [{"a": [1, 2.5, None, True], "b": torch.arange(3)}, {"a": (1, np.float64(2.5), None, np.bool_(True))}]
+    same[1] |= {"b": torch.arange(6)[::2] // 2, "digest": "of something else"}
+    assert content_digest(same[0]) == content_digest(same[1])
+    others = [
+        {"a": [1, 2.5, None, True], "b": torch.arange(3.0)},
+        {"a": [1, 2.5, None, True], "b": torch.arange(3)[None]},
+        {"a": [1, 2.5, None, 1], "b": torch.arange(3)},
+        {"a": [1, 2.5, "None", True], "b": torch.arange(3)},
+        {"a": [1, [2.5, None, True]], "b": torch.arange(3)},
+        {"b": torch.arange(3), "a": [1, 2.5, None, True]},
+        {"a": [1, 2.5, None, True, "b"], "": torch.arange(3)},
+    ]
+    assert len({content_digest(data) for data in [*same, *others]}) == 1 + len(others)
+    with pytest.raises(TypeError, match="a object is no plain data"):
+        content_digest({"a": object()})
+    deep = []
+    for _ in range(200):
+        deep = [deep]
+    with pytest.raises(DamagedError, match="nested more than 100 deep"):
+        content_digest(deep)
+
+
+def _digest_of_entries(state, path):
+    """Of what is read under the names that were written: another entry, as of a flipped name, changes nothing."""
+    checkpoint = load_checkpoint(str(path))
+    return content_digest({key: checkpoint[key] for key in state if key in checkpoint})
+
+
+def _flipped(data, place):
+    changed = bytearray(data)
+    changed[place // 8] ^= 1 << place % 8
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("kind", ["now", "without a digest", "legacy"])
+def test_a_flipped_bit_is_noticed(tmp_path, kind):
+    """It is refused, or the file says the same as before it (a bit of padding or of a name within the archive)."""
+    state = _state(*_parts(), classnames=["cat", "dog"], config={"OPTIM": {"LR": 0.5}})
+    save_checkpoint(state, str(tmp_path))
+    path = tmp_path / "model.pth.tar-3"
+    if kind != "now":
+        state = with_digest(state) if kind == "legacy" else state
+        torch.save(state, path, _use_new_zipfile_serialization=kind != "legacy")
+    data, generator = path.read_bytes(), torch.Generator().manual_seed(0)
+    expected, refused = _digest_of_entries(state, path), 0
+    for place in torch.randint(8 * len(data), (150,), generator=generator).tolist():
+        path.write_bytes(_flipped(data, place))
+        try:
+            assert _digest_of_entries(state, path) == expected, place
+        except ValueError:
+            refused += 1
+    assert refused > 50
+
+
+def test_other_weights_under_an_old_digest_are_refused(tmp_path):
+    checkpoint = with_digest(_state(*_parts()))
+    checkpoint["state_dict"] = {name: value + 1 for name, value in checkpoint["state_dict"].items()}
+    torch.save(checkpoint, tmp_path / "model.pth.tar-3")
+    with pytest.raises(DamagedError, match="the digest is another one's"):
+        load_checkpoint(str(tmp_path / "model.pth.tar-3"))
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        *({"epoch": "3"}, {"epoch": True}, {"epoch": -1}, {"epoch": 10**12}, {"epoch": 2.5}, {"state_dict": [1]}),
+        *({"val_result": "50"}, {"classnames": "cat"}, {"config": 3}, {"progress": []}, {"backbone_digest": 7}),
+    ],
+)
+def test_entries_of_other_types_are_refused(tmp_path, entry):
+    torch.save({**_state(*_parts()), **entry}, tmp_path / "model.pth.tar-3")
+    with pytest.raises(DamagedError, match=f"its {next(iter(entry))} is"):
+        load_checkpoint(str(tmp_path / "model.pth.tar-3"))
+
+
+def test_what_is_no_plain_data_is_written_without_a_digest(tmp_path, capsys):
+    save_checkpoint({**_state(*_parts()), "payload": Unknown()}, str(tmp_path))
+    assert "The checkpoint has no digest, for a Unknown is no plain data" in capsys.readouterr().out
+
+
+# The last checkpoint that can be used
+
+
+def _damage(path, how):
+    data = path.read_bytes()
+    if how == "torn":
+        path.write_bytes(data[: len(data) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":
+        checkpoint = torch.load(path, weights_only=True)
+        weights = next(iter(checkpoint["state_dict"].values())).numpy().tobytes()
+        assert weights in data
+        path.write_bytes(_flipped(data, 8 * data.index(weights) + 5))
+    elif how == "diverged":
+        checkpoint = torch.load(path, weights_only=True)
+        next(iter(checkpoint["state_dict"].values())).view(-1)[0] = float("nan")
+        torch.save(with_digest(checkpoint), path)
+
+
+DAMAGES = ["torn", "empty", "flipped", "diverged"]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_used(tmp_path, capsys, how):
+    model, *parts = _parts()
+    for epoch in (2, 4, 10):
+        save_checkpoint({**_state(model, *parts), "epoch": epoch}, str(tmp_path))
+    _damage(tmp_path / "model.pth.tar-10", how)
+    capsys.readouterr()
+    assert resume_from_checkpoint(str(tmp_path), *_parts()) == 4
+    assert capsys.readouterr().out.count(f'"{tmp_path / "model.pth.tar-10"}"') == 1
+    _damage(tmp_path / "model.pth.tar-4", how)
+    _damage(tmp_path / "model.pth.tar-2", how)
+    with pytest.raises(FileNotFoundError, match="no checkpoint that can be read"):
+        resume_from_checkpoint(str(tmp_path), *_parts())
+
+
+def test_later_checkpoints_than_the_last_written_one_are_another_run_s(tmp_path):
+    for epoch in (1, 3, 2):
+        save_checkpoint({"state_dict": {}, "epoch": epoch}, str(tmp_path))
+    names = [os.path.basename(path) for path in checkpoints_from_last(str(tmp_path))]
+    assert names == ["model.pth.tar-2", "model.pth.tar-1"]
+    (tmp_path / "checkpoint").write_bytes(b"\xff\x00 torn")
+    assert [epoch["epoch"] for _, epoch in sound_checkpoints(str(tmp_path), nn.Identity())] == [3, 2, 1]
+
+
+def test_infinite_buffers_are_no_divergence():
+    model = nn.Linear(1, 1)
+    model.register_buffer("mask", torch.full((2,), float("-inf")))
+    require_finite({"state_dict": model.state_dict()}, model, "a")
+    for name, value in (("weight", float("inf")), ("mask", float("nan"))):
+        state = {**model.state_dict(), name: torch.full((1, 1), value)}
+        with pytest.raises(DamagedError, match=f'"a" is of a run that diverged: {name} holds'):
+            require_finite({"state_dict": state}, model, "a")
+
+
+# Arrays
+
+
+def test_arrays_with_a_digest(tmp_path):
+    path, array = tmp_path / "a" / "x.npy", np.arange(6.0).reshape(2, 3)
+    write_array(path, array)
+    assert (read_array(path) == array).all()
+    data = path.read_bytes()
+    for place in range(0, 8 * len(data), 37):
+        path.write_bytes(_flipped(data, place))
+        with pytest.raises(DamagedError, match=r"x\.npy does not hold what was written"):
+            read_array(path)
+    path.write_bytes(data[:-1])
+    with pytest.raises(DamagedError):
+        read_array(path)
+    with pytest.raises(ValueError, match="pickle"):
+        write_array(path, np.array([object()]))

@@ -14,6 +14,7 @@ from dassl.data.evidence import images_hash
 from dassl.engine import SimpleTrainer, TrainerBase, build_trainer
 from dassl.engine.record import config_hash, split_hash
 from dassl.utils import setup_logger
+from dassl.utils.digests import with_digest
 from dassl.utils.logger import close_logger
 
 TOTAL = CLASSES * PER_CLASS
@@ -202,6 +203,50 @@ def test_interrupted_run_goes_on_exactly(tmp_path, monkeypatch, capsys, keys, st
     assert (resumed.start_epoch, resumed.model_epoch) == (stop, 5)
 
 
+@pytest.mark.parametrize("how", ["torn", "flipped", "diverged", "gone"])
+def test_a_run_goes_on_exactly_from_the_checkpoint_before_a_damaged_one(tmp_path, monkeypatch, capsys, how):
+    keys = {"OPTIM__MAX_EPOCH": 4, "TRAIN__CHECKPOINT_FREQ": 1, "DATALOADER__RANDOM_STREAMS": "keyed"}
+    whole = _train(toy_config(monkeypatch, tmp_path / "whole", **keys))
+    cfg = toy_config(monkeypatch, tmp_path / "parts", **keys)
+    _train(cfg)
+    last = tmp_path / "parts" / "out" / "linear" / "model.pth.tar-4"
+    data = last.read_bytes()
+    if how == "diverged":
+        checkpoint = torch.load(last, weights_only=True)
+        checkpoint["state_dict"]["1.bias"][0] = float("nan")
+        torch.save(with_digest(checkpoint), last)
+    elif how == "gone":
+        last.unlink()
+    else:
+        last.write_bytes(data[:300] if how == "torn" else data[:-600] + bytes([data[-600] ^ 1]) + data[-599:])
+    if how in ("diverged", "torn"):
+        with pytest.raises(ValueError, match=r"model\.pth\.tar-4"):
+            build_trainer(cfg).load_model(cfg.OUTPUT_DIR, epoch=4)
+    capsys.readouterr()
+    torch.manual_seed(99)
+    resumed = _train(cfg)
+    said = capsys.readouterr().out
+    assert (how == "gone") == (f'"{last}"' not in said)
+    assert "epoch [4/4]" in said
+    assert "epoch [3/4]" not in said
+    for one, other in zip(resumed.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_run_whose_only_checkpoint_is_damaged_begins_anew(tmp_path, monkeypatch, capsys):
+    cfg = toy_config(monkeypatch, tmp_path)
+    whole = _train(cfg)
+    path = tmp_path / "out" / "linear" / "model.pth.tar-2"
+    path.write_bytes(path.read_bytes()[:100])
+    capsys.readouterr()
+    again = _train(cfg)
+    said = capsys.readouterr().out
+    assert f'"{path}" is no checkpoint, or is damaged' in said
+    assert "No checkpoint found, train from scratch" in said
+    assert again.start_epoch == 0
+    assert len(again.history) == len(whole.history)
+
+
 def test_finished_run_is_only_tested(tmp_path, monkeypatch, capsys):
     cfg = toy_config(monkeypatch, tmp_path)
     accuracy = _train(cfg) and _metrics(tmp_path)["accuracy"]
@@ -282,6 +327,8 @@ def test_models_of_different_epochs_are_refused(tmp_path, monkeypatch):
     trainer.register_model("second_too", nn.Linear(1, 1), None, None)
     trainer._models.move_to_end("linear")
     trainer._models["second"] = trainer._models.pop("second_too")
+    assert trainer.resume_model_if_exist(cfg.OUTPUT_DIR) == 1  # the last that all have: killed between two files
+    (tmp_path / "out" / "linear" / "model.pth.tar-1").unlink()
     with pytest.raises(ValueError, match="different epochs"):
         trainer.resume_model_if_exist(cfg.OUTPUT_DIR)
 

@@ -15,6 +15,7 @@ import predict
 import train
 import trainers  # noqa: F401 - registers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils.digests import with_digest
 from sweep.method_configs import config_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -223,7 +224,7 @@ def test_a_run_of_others_does_not_choose_what_is_read(run, tmp_path, capsys, key
     if form == "checkpoint":
         checkpoint = torch.load(next(run[0].glob("*/model.pth.tar-1")), weights_only=True)
         checkpoint["config"]["MODEL"]["BACKBONE"][key] = value
-        torch.save(checkpoint, source)
+        torch.save(with_digest(checkpoint), source)
     else:
         source = tmp_path
         record = json.loads((run[0] / "metrics.json").read_text())
@@ -241,7 +242,7 @@ def test_places_of_a_run_s_configuration_are_not_visited(run, tmp_path):
     checkpoint = torch.load(next(run[0].glob("*/model.pth.tar-1")), weights_only=True)
     config, gone = checkpoint["config"], str(tmp_path / "gone")
     config["OUTPUT_DIR"] = config["RESUME"] = config["DATASET"]["ROOT"] = config["MODEL"]["INIT_WEIGHTS"] = gone
-    torch.save(checkpoint, tmp_path / "model.pth.tar-1")
+    torch.save(with_digest(checkpoint), tmp_path / "model.pth.tar-1")
     expected = predict.Predictor(run[0])([run[2][0][0]])
     assert (predict.Predictor(tmp_path / "model.pth.tar-1")([run[2][0][0]]) == expected).all()
     assert not (tmp_path / "gone").exists()
@@ -252,7 +253,7 @@ def test_places_of_a_run_s_configuration_are_not_visited(run, tmp_path):
 )
 def test_a_checkpoint_of_other_types_is_refused(run, tmp_path, capsys, change):
     checkpoint = torch.load(next(run[0].glob("*/model.pth.tar-1")), weights_only=True)
-    torch.save({**checkpoint, **change}, tmp_path / "model.pth.tar-1")
+    torch.save(with_digest({**checkpoint, **change}), tmp_path / "model.pth.tar-1")
     assert predict.main([str(tmp_path / "model.pth.tar-1"), run[2][0][0]]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

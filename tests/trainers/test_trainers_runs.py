@@ -42,6 +42,25 @@ def cut_after(folder: Path, epoch: int, to: Path) -> None:
         (checkpoints / "checkpoint").write_text(f"model.pth.tar-{epoch}\n")
 
 
+def test_the_gradient_scaler_goes_on_where_it_was(backbone, tmp_path):
+    """Its scale follows from the steps so far: half of it after an overflow, twice as much after many without one."""
+
+    def scaled(folder):
+        trainer = trainer_for("CoOp", backbone, tmp_path / folder, {"N_CTX": 2}, {"MAX_EPOCH": 3})
+        trainer.precision.scaler = torch.amp.GradScaler("cpu", init_scale=64.0, growth_interval=3)
+        return trainer
+
+    whole = scaled("whole")
+    whole.train()
+    kept = torch.load(tmp_path / "whole/prompt_learner/model.pth.tar-2", weights_only=True)["progress"]["scaler"]
+    assert (kept["scale"], kept["_growth_tracker"]) == (128.0, 1)  # four steps of two epochs
+    cut_after(tmp_path / "whole", 2, tmp_path / "cut")
+    resumed = scaled("cut")
+    resumed.train()
+    assert resumed.precision.scaler.state_dict() == whole.precision.scaler.state_dict()
+    assert whole.precision.scaler.get_scale() == 256.0
+
+
 def test_promptsrc_deploys_the_average(backbone, tmp_path):
     keys = {"N_CTX_TEXT": 2, "GPA_MEAN": 2.0, "GPA_STD": 1.5}
     trainer = trainer_for("PromptSRC", backbone, tmp_path / "whole", keys, {"MAX_EPOCH": 3, "LR": 0.01})
