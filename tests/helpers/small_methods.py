@@ -7,6 +7,7 @@ from torch import Tensor
 from adaptation.method import Method
 from clip.backbone import Backbone
 from clip.loading import openai_backbone
+from clip.model import ARCHITECTURES, CLIP
 
 TWO_OF_THREE: dict[str, dict[str, int]] = {  # keys of each method that prompt two of three blocks
     "ZeroshotCLIP": {},
@@ -21,6 +22,18 @@ BASE, NEW = ["golden_retriever", "tabby cat", "sushi"], ["bull mastiff", "apple 
 
 def small_vit() -> Backbone:
     return openai_backbone("small ViT", random_state(VIT))
+
+
+def vit_b16() -> Backbone:
+    """A ViT-B/16 whose weights are zeros: for its sizes."""
+    with torch.device("meta"):
+        shapes = CLIP(**ARCHITECTURES["ViT-B/16"]).state_dict()
+    return openai_backbone("ViT-B/16", {key: torch.zeros(value.shape) for key, value in shapes.items()})
+
+
+def count_learned(method: Method) -> int:
+    """How many numbers a method trains."""
+    return sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
 
 
 def draw(backbone: Backbone, count: int = 4, seed: int = 0) -> Tensor:
