@@ -29,7 +29,6 @@ LOGGERS = (
     "trainers",
 )  # what they tell of building a model is of no interest here
 FILE_NAME = re.compile(r"[^,\s]*(?:[/\\][^,\s]*|\.[A-Za-z0-9]{1,5})")
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 
 
 class Predictor:
@@ -230,12 +229,15 @@ def find_images(paths: Sequence[str]) -> list[str]:
     Raises:
         FileNotFoundError: a path is not there, or a folder holds no image.
     """
+    from dassl.utils.images import is_image_file
+
     found: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+            files = sorted(str(file) for file in path.rglob("*") if file.is_file() and not file.name.startswith("."))
+            inside = [file for file in files if is_image_file(file)]
             if not inside:
-                raise FileNotFoundError(f"the folder {path} holds no image ({', '.join(SUFFIXES)})")
+                raise FileNotFoundError(f"the folder {path} holds no image")
             found += inside
         elif path.is_file():
             found.append(str(path))
@@ -324,7 +326,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"predict.py: {error}\n")
         return 2
-    sys.stdout.write(render(images, predictor.classnames, probabilities, args.format, args.top))
+    from dassl.utils import printable
+
+    sys.stdout.write(printable(render(images, predictor.classnames, probabilities, args.format, args.top), sys.stdout))
     return 0
 
 

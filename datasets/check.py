@@ -25,12 +25,12 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from clip.simple_tokenizer import SimpleTokenizer
-from dassl.utils import available_cpus, group_equal, write_json
+from dassl.utils import available_cpus, group_equal, printable, write_json
 from dassl.utils.images import DAMAGE, is_wide, to_rgb, too_large, value_range
 
 from . import caches, catalogue
 from .fewshot import FewShotDataset
-from .splits import PARTS, Split, missing_files
+from .splits import PARTS, Split, check_names, hint_at_backslashes, list_images, missing_files
 
 SHOWN = 5  # of many findings of one kind
 EXIF_ORIENTATION = 0x0112
@@ -49,6 +49,7 @@ class Report:
         split_file: path of the split file, "" if the split was made from the raw files.
         split_hash: SHA-256 of the split's rows.
         missing: images that the split names and that are not there.
+        left_out: file beside the images -> why it is not used.
         unreadable: image -> why it cannot be read.
         peculiar: peculiarity (CMYK, rotated ...) -> images that have it; they can be used.
         problems: what is wrong, one sentence each; any makes the check fail.
@@ -63,6 +64,7 @@ class Report:
     split_file: str = ""
     split_hash: str = ""
     missing: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
     unreadable: dict[str, str] = field(default_factory=dict)
     peculiar: dict[str, list[str]] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -167,6 +169,7 @@ def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, prog
             dataset.provide()
             dataset.check_folders()
             split = dataset.load_split()
+            check_names(split)
         except (OSError, ValueError) as error:
             report.problems.append(str(error))
             return report
@@ -175,7 +178,9 @@ def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, prog
         _compare_names(dataset, split.class_names(), report, cfg.DATASET.ALLOW_SAME_NAMES)
         _compare_counts(dataset, split, report)
         _look_at_caches(dataset, split, report)
+        report.left_out = _left_out(dataset, split)
         report.missing = missing_files(dataset.image_dir, split.items())
+        report.problems += sorted({hint_at_backslashes(path).lstrip() for path in report.missing} - {""})
         paths = sorted({os.path.join(dataset.image_dir, item.impath) for item in split.items()} - set(report.missing))
         if decode:
             decode_all(paths, report, workers, progress)
@@ -247,6 +252,18 @@ def _look_at_caches(dataset: FewShotDataset, split: Split, report: Report) -> No
                 caches.read_draw(path, split)
 
 
+def _left_out(dataset: FewShotDataset, split: Split) -> dict[str, str]:
+    """What lies beside the images of a split and is not used, with the reason; unlisted images of own data among it."""
+    left_out: dict[str, str] = {}
+    listed = {os.path.normpath(os.path.join(dataset.image_dir, item.impath)) for item in split.items()}
+    for folder in sorted({os.path.dirname(path) for path in listed} - {dataset.image_dir}):
+        images = list_images(folder, left_out) if os.path.isdir(folder) else []
+        if dataset.counts is None:
+            paths = (os.path.join(folder, name) for name in images)
+            left_out |= {path: "not in the split" for path in paths if path not in listed}
+    return left_out
+
+
 def table(reports: Iterable[Report]) -> str:
     """The reports as a table; `found/expected` where something is published."""
     header = ["data set", "classes", *PARTS, "missing", "unreadable", "split", "verdict"]
@@ -285,6 +302,7 @@ def details(report: Report, all_prompts: bool) -> str:
     lines += [f"  MISSING: {text}" for text in _some(report.missing)]
     lines += [f"  UNREADABLE: {text}" for text in _some([f"{path} ({why})" for path, why in report.unreadable.items()])]
     lines += [f"  note: {text}" for text in report.remarks]
+    lines += [f"  LEFT OUT: {text}" for text in _some([f"{path} ({why})" for path, why in report.left_out.items()])]
     lines += [f"  note: {len(paths)} images: {kind}; such as {paths[0]}" for kind, paths in report.peculiar.items()]
     shown = report.prompts if all_prompts or len(report.prompts) <= SHOWN else [*report.prompts[:3], report.prompts[-1]]
     rest = len(report.prompts) - len(shown)
@@ -317,7 +335,8 @@ def main(arguments: list[str] | None = None) -> int:
         examine(name, cfg, not args.no_decode, max(1, args.workers), progress=True)
         for name, cfg in configurations.items()
     ]
-    print("\n".join([table(reports), *(details(report, args.prompts) for report in reports)]))  # noqa: T201
+    text = "\n".join([table(reports), *(details(report, args.prompts) for report in reports)])
+    print(printable(text, sys.stdout))  # noqa: T201
     if args.json:
         write_json([asdict(report) for report in reports], args.json)
     return 0 if all(report.well for report in reports) else 1

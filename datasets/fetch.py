@@ -69,7 +69,8 @@ def obtain(part: Part, folder: str, progress: bool = True, keep_archives: bool =
                 return
         except (OSError, ValueError, RuntimeError) as error:
             answers.append(str(error))
-    for download in part.downloads:
+    placed_first = sorted(part.downloads, key=lambda download: not os.path.isfile(os.path.join(folder, download.file)))
+    for download in placed_first:
         try:
             by_hand = os.path.isfile(os.path.join(folder, download.file))
             path = _fetch(download, folder, progress)

@@ -22,6 +22,8 @@ from .splits import (
     Item,
     Split,
     check_labels,
+    check_names,
+    hint_at_backslashes,
     list_folders,
     missing_files,
     official_stream,
@@ -75,9 +77,10 @@ class FewShotDataset(DatasetBase):
         self.provide()
         self.check_folders()
         split = self.load_split()
+        check_names(split)
         self.full_split_hash = split.digest()
         split = self.few_shot(split, cfg.DATASET.NUM_SHOTS, cfg.SEED)
-        split = self.halve(split, cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
+        split = self.select_base_or_new(split, cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
         self.check_files(split)
         train = self.datums(split.train)
         test = train if split.test is split.train else self.datums(split.test)
@@ -202,8 +205,8 @@ class FewShotDataset(DatasetBase):
             raise ValueError(
                 f"split file {self.split_path} names {len(strange)} of its {len(named)} class folders that are not in "
                 f"{self.image_dir} ({', '.join(strange[:5])}); there are: {', '.join(sorted(there)[:5]) or 'none'}. "
-                "It belongs to another data set or the images are incomplete: fetch the right file, or delete it to "
-                "have a split made from the folders."
+                f"It belongs to another data set or the images are incomplete: fetch the right file, or delete it to "
+                f"have a split made from the folders.{hint_at_backslashes(strange[0])}"
             )
 
     def few_shot(self, split: Split, shots: int, seed: int) -> Split:
@@ -250,7 +253,7 @@ class FewShotDataset(DatasetBase):
         except OSError as error:
             logger.warning("Cannot keep the draw in %s (%s)", path, error)
 
-    def halve(self, split: Split, subsample: str) -> Split:
+    def select_base_or_new(self, split: Split, subsample: str) -> Split:
         """Keep the base or the new classes, relabelled from 0."""
         if subsample != "all":
             logger.info("SUBSAMPLE %s CLASSES!", subsample.upper())
@@ -262,7 +265,8 @@ class FewShotDataset(DatasetBase):
         if missing:
             total = sum(len(part) for part in split.parts().values())
             raise FileNotFoundError(
-                f"{self._name}: {len(missing)} of {total} images are missing, the first is {missing[0]}. {self.advice}"
+                f"{self._name}: {len(missing)} of {total} images are missing, the first is {missing[0]}."
+                f"{hint_at_backslashes(missing[0])} {self.advice}"
             )
 
     def inspect(self) -> list[str]:

@@ -157,7 +157,7 @@ class EvaluationSet(FewShotDataset):
         """Nothing is drawn: these images are for evaluation."""
         return split
 
-    def halve(self, split: Split, subsample: str) -> Split:
+    def select_base_or_new(self, split: Split, subsample: str) -> Split:
         """All classes, with a warning if a half was asked for."""
         if subsample != "all":
             logger.warning('%s has no base and new half: SUBSAMPLE_CLASSES "%s" is ignored', self._name, subsample)

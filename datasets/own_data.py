@@ -14,7 +14,9 @@ import csv
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, ClassVar
 
 from yacs.config import CfgNode
@@ -23,21 +25,25 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from .fewshot import FewShotDataset
 from .splits import (
+    SHOWN,
     Item,
     Split,
     check_labels,
+    class_images,
     list_folders,
     list_images,
-    read_folders,
     read_split_file,
     split_groups,
     split_trainval,
+    warn_of_left_out,
 )
 
 logger = logging.getLogger(__name__)
 
-PATH_COLUMNS = ("path", "file", "filename", "filepath", "image", "impath")
-CLASS_COLUMNS = ("class", "classname", "class_name", "label", "category")
+PATH_COLUMNS = ("path", "file", "filename", "filepath", "file_path", "image", "image_path", "impath")
+NAME_COLUMNS = ("class_name", "classname", "label_name", "name")  # how a class is called
+CLASS_COLUMNS = ("class", "label", "category", "class_id", "label_id", "target")  # which class it is, by name or number
+NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 SPLIT_COLUMNS = ("split", "set", "part", "subset")
 PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 
@@ -85,30 +91,50 @@ class OwnData(FewShotDataset):
         logger.info("Reading split from %s", self.list_path)
         if self.list_path.lower().endswith(".json"):
             return read_split_file(self.list_path)
-        return _split_of(_read_csv(self.list_path), self.list_path)
+        parts, order = _read_csv(self.list_path)
+        return _split_of(parts, self.list_path, order)
 
     def _part_folders(self) -> dict[str, str]:
-        """Part ("train", "val", "test") -> folder, if there is a `train` folder with class folders in it."""
-        folders = {PART_NAMES[name]: name for name in list_folders(self.image_dir) if name in PART_NAMES}
-        train = folders.get("train")
-        return folders if train and list_folders(os.path.join(self.image_dir, train)) else {}
+        """Part ("train", "val", "test") -> folder, if there is a `train` folder with class folders in it.
+
+        ValueError if two folders are the same part, such as `val` and `validation`.
+        """
+        folders: dict[str, list[str]] = {}
+        for name in list_folders(self.image_dir):
+            folders.setdefault(PART_NAMES.get(name.lower(), ""), []).append(name)
+        others = folders.pop("", [])
+        if not any(list_folders(os.path.join(self.image_dir, name)) for name in folders.get("train", [])):
+            return {}
+        for part, names in folders.items():
+            if len(names) > 1:
+                raise ValueError(
+                    f"{self.image_dir} has the folders {' and '.join(names)}: which one is {part}? Keep one"
+                )
+        if others:
+            logger.warning(
+                "%s: the folders %s are no part of the split and stay unused", self.image_dir, ", ".join(others)
+            )
+        return {part: names[0] for part, names in folders.items()}
 
     def _from_part_folders(self) -> Split:
         """The split that lies in train/val/test folders."""
         parts: dict[str, list[Labelled]] = {}
+        left_out: dict[str, str] = {}
         for part, folder in self._part_folders().items():
             top = os.path.join(self.image_dir, folder)
             parts[part] = [
                 (f"{folder}/{name}/{file}", name)
                 for name in list_folders(top)
-                for file in list_images(os.path.join(top, name))
+                for file in class_images(os.path.join(top, name), left_out)
             ]
+        warn_of_left_out(left_out)
         return _split_of(parts, self.image_dir)
 
     def _warn_of_unlisted(self, split: Split) -> None:
         """Say so if class folders hold images that the kept split does not know."""
         listed = {item.impath for item in split.items()}
-        there = {item.impath for group in read_folders(self.image_dir) for item in group}
+        folders = list_folders(self.image_dir)
+        there = {f"{folder}/{file}" for folder in folders for file in list_images(os.path.join(self.image_dir, folder))}
         if there - listed:
             logger.warning(
                 "%d images in %s are not in %s and stay unused; delete that file to have a new split made",
@@ -116,10 +142,8 @@ class OwnData(FewShotDataset):
             )  # fmt: skip
 
     def _named(self, split: Split) -> Split:
-        """The split with the class names of `DATASET.CLASSNAMES`."""
-        if not self.names_path:
-            return split
-        names = read_names(self.names_path)
+        """The split with the class names of `DATASET.CLASSNAMES`; warns of names that are numbers."""
+        names = read_names(self.names_path) if self.names_path else {}
         keys = {item.classname for item in split.items()}
         strange = sorted(set(names) - keys)
         if strange:
@@ -131,15 +155,25 @@ class OwnData(FewShotDataset):
             part: [item._replace(classname=names.get(item.classname, item.classname)) for item in items]
             for part, items in split.parts().items()
         }
-        return Split(**parts, origin=split.origin)
+        named = Split(**parts, origin=split.origin)
+        numbers = [name for name in named.class_names() if NUMBER.fullmatch(name)]
+        if numbers:
+            prompt = self.template.format(numbers[0])
+            logger.warning(
+                "%d class names are numbers: prompts are %r; DATASET.CLASSNAMES gives names", len(numbers), prompt
+            )
+        return named
 
 
-def _split_of(parts: dict[str, list[Labelled]], source: str) -> Split:
-    """Rows with labels by sorted class key. Without parts ("" as the only one) the split is made.
+def _split_of(parts: dict[str, list[Labelled]], source: str, order: dict[str, int] | None = None) -> Split:
+    """Rows with labels by class key, sorted or in the given order.
 
-    No test images: the val images are the test list. No val images: a fifth of each class of train.
+    Without parts ("" as the only one) the split is made. No test images: the val images are the test list. No val
+    images: a fifth of each class of train.
     """
-    keys = sorted({key for rows in parts.values() for _, key in rows})
+    keys = sorted(
+        {key for rows in parts.values() for _, key in rows}, key=lambda key: (order[key] if order else 0, key)
+    )
     label_of = {key: label for label, key in enumerate(keys)}
     lists = {part: [Item(path, label_of[key], key) for path, key in rows] for part, rows in parts.items()}
     if set(lists) == {""}:
@@ -153,6 +187,8 @@ def _split_of(parts: dict[str, list[Labelled]], source: str) -> Split:
     if not val:
         logger.info("%s has no val images of its own: a fifth of each class of train is val", source)
         train, val = split_trainval(train)
+    if untested := sorted(set(keys) - {item.classname for item in test}):
+        logger.warning("%s has no test image of %d classes: %s", source, len(untested), ", ".join(untested[:SHOWN]))
     return Split(train, val, test)
 
 
@@ -164,37 +200,67 @@ def _grouped(items: Iterable[Item]) -> list[list[Item]]:
     return [groups[label] for label in sorted(groups)]
 
 
-def _column(header: list[str], wanted: tuple[str, ...]) -> int | None:
-    """Position of the first header cell that is one of `wanted`, in any case."""
+def _columns(header: list[str], wanted: tuple[str, ...]) -> list[int]:
+    """Positions of the header cells that are among `wanted`, in the order of these, in any case."""
     cells = [cell.strip().lower() for cell in header]
-    return next((cells.index(name) for name in wanted if name in cells), None)
+    return [cells.index(name) for name in wanted if name in cells]
 
 
-def _read_csv(path: str) -> dict[str, list[Labelled]]:
-    """Part -> rows of a CSV file with a header; the only part is "" if there is no split column.
+def _read_csv(path: str) -> tuple[dict[str, list[Labelled]], dict[str, int] | None]:
+    """Part -> rows of a CSV file with a header, and the order of the classes where the file has numbers for them.
 
-    Raises ValueError naming the file, the line and what was expected.
+    The only part is "" if there is no split column. Raises ValueError naming the file, the line and what was expected.
     """
     with open(path, encoding="utf-8-sig", newline="") as file:
-        table = [row for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    header = table[0] if table else []
-    at_path, at_class, at_split = (_column(header, names) for names in (PATH_COLUMNS, CLASS_COLUMNS, SPLIT_COLUMNS))
-    if at_path is None or at_class is None:
+        table = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    header, rows = (table[0], table[1:]) if table else ([], [])
+    if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
+        raise ValueError(f"{path}: two columns are called {twice[0]!r}")
+    at_path, classes = _columns(header, PATH_COLUMNS)[:1], _columns(header, CLASS_COLUMNS + NAME_COLUMNS)
+    if not at_path or not classes:
         raise ValueError(
             f"{path}: the first line must name the columns, one of {', '.join(PATH_COLUMNS)} and one of "
-            f"{', '.join(CLASS_COLUMNS)} (and perhaps split); it is {header}"
+            f"{', '.join(CLASS_COLUMNS + NAME_COLUMNS)} (and perhaps split); it is {header}"
         )
-    parts: dict[str, list[Labelled]] = {}
-    for number, row in enumerate(table[1:], 2):
-        if len(row) != len(header) or not row[at_path].strip() or not row[at_class].strip():
+    for number, row in enumerate(rows, 2):
+        if len(row) != len(header) or not row[at_path[0]] or not any(row[at] for at in classes):
             raise ValueError(f"{path}, row {number}: expected {len(header)} cells with a path and a class, found {row}")
-        part = "" if at_split is None else PART_NAMES.get(row[at_split].strip().lower())
+    names, order = _classes(header, rows, path)
+    parts: dict[str, list[Labelled]] = {}
+    for number, (row, name) in enumerate(zip(rows, names, strict=True), 2):
+        cells = [row[at] for at in _columns(header, SPLIT_COLUMNS)[:1]]
+        part = PART_NAMES.get(cells[0].lower()) if cells else ""
         if part is None:
-            raise ValueError(f"{path}, row {number}: the split must be train, val or test, found {row[at_split]!r}")
-        parts.setdefault(part, []).append((row[at_path].strip(), row[at_class].strip()))
+            raise ValueError(f"{path}, row {number}: the split must be train, val or test, found {cells[0]!r}")
+        parts.setdefault(part, []).append((row[at_path[0]], name))
     if not parts:
         raise ValueError(f"{path} names no images")
-    return parts
+    return parts, order
+
+
+def _classes(header: list[str], rows: list[list[str]], path: str) -> tuple[list[str], dict[str, int] | None]:
+    """The class name of each row, and the number of each class if a column has numbers for the classes.
+
+    Among the columns that tell the classes apart, names win over numbers, and `NAME_COLUMNS` over the others.
+    """
+    present = _columns(header, NAME_COLUMNS + CLASS_COLUMNS)
+    columns = {at: cells for at in present if all(cells := [row[at] for row in rows])}
+    if not columns:
+        raise ValueError(f"{path}: none of the columns of classes, {', '.join(header[at] for at in present)}, is full")
+    first = columns[next(at for at in [*_columns(header, CLASS_COLUMNS), *present] if at in columns)]
+    classes = len(set(first))
+    same = [at for at in columns if len(set(columns[at])) == len(set(zip(columns[at], first, strict=True))) == classes]
+    numbered = [at for at in columns if all(map(NUMBER.fullmatch, columns[at]))]
+    if others := [header[at] for at in columns if at not in same]:
+        sentence = f"{path}: the columns {', '.join(others)} do not go with the classes one to one"
+        if not set(same) - set(numbered):
+            raise ValueError(f"{sentence}, and without them the classes have numbers alone: correct or rename them")
+        logger.warning("%s and are not used", sentence)
+    at = next((at for at in same if at not in numbered), same[0])
+    if len(columns) > 1:
+        logger.info("%s: class names are those of the column %r", path, header[at])
+    numbers = next((columns[at] for at in same if at in numbered), None)
+    return columns[at], numbers and dict(zip(columns[at], (int(float(number)) for number in numbers), strict=True))
 
 
 def read_names(path: str) -> dict[str, str]:
@@ -205,8 +271,8 @@ def read_names(path: str) -> dict[str, str]:
         text = file.read()
     if path.lower().endswith(".json"):
         try:
-            names = json.loads(text)
-        except ValueError as error:
+            names = json.loads(text, object_pairs_hook=partial(_without_repeats, path))
+        except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON ({error})") from error
         if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()):
             raise ValueError(f'{path} must be an object {{"folder": "class name", ...}}')
@@ -215,4 +281,14 @@ def read_names(path: str) -> dict[str, str]:
     wrong = next((row for row in rows if len(row) != 2 or not all(row)), None)
     if wrong is not None:
         raise ValueError(f"{path}: each line must be `folder,class name`, found {wrong}")
-    return dict(rows)
+    return _without_repeats(path, rows)
+
+
+def _without_repeats(path: str, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Pairs of a file as a dictionary; ValueError for a key that is there twice."""
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"{path}: the class {key!r} is named twice: {found[key]!r} and {value!r}")
+        found[key] = value
+    return found

@@ -6,6 +6,7 @@ A split file is JSON in the format of the CoOp family:
 
 import hashlib
 import json
+import logging
 import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,9 +15,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from dassl.utils import atomic_write
+from dassl.utils.images import is_image_file
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("train", "val", "test")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
+NO_CLASSES = ("__MACOSX", "split_fewshot")  # folders that archives and this program put beside class folders
+SHOWN = 5  # of many files
 SPLIT_SEED = 1  # of the generator that makes splits where no split file exists: one tree, one split
 
 Labelled = TypeVar("Labelled")  # anything with `label` and `classname`: Item here, Datum in files of others
@@ -104,6 +109,15 @@ def write_split_file(split: Split, path: str) -> None:
         json.dump(content, file, indent=1)
 
 
+def check_names(split: Split) -> None:
+    """Raise ValueError for a class name that is no text, such as that of a folder whose name is not UTF-8."""
+    for name in split.class_names():
+        if any("\ud800" <= letter <= "\udfff" for letter in name):
+            raise ValueError(
+                f"the class name {os.fsencode(name)!r} is not UTF-8: rename the folder, or correct the list"
+            )
+
+
 def check_labels(split: Split, source: str) -> None:
     """Raise ValueError unless train labels are 0..C-1, each with one name, and val and test use no others."""
     if not split.train:
@@ -123,20 +137,55 @@ def check_labels(split: Split, source: str) -> None:
     for part in ("val", "test"):
         strange = sorted({item.label for item in split.parts()[part]} - trained)
         if strange:
-            raise ValueError(f"{source}: {part} has labels that train lacks: {strange[:5]}")
+            shown = ", ".join(names[label] for label in strange[:SHOWN])
+            raise ValueError(f"{source}: {part} has labels that train lacks: {strange[:SHOWN]} ({shown})")
 
 
-def list_images(folder: str) -> list[str]:
-    """Sorted names of the image files in `folder`, hidden ones left out."""
-    return sorted(
-        name for name in os.listdir(folder) if not name.startswith(".") and name.lower().endswith(IMAGE_SUFFIXES)
-    )
+def list_images(folder: str, left_out: dict[str, str] | None = None) -> list[str]:
+    """Sorted names of the image files in `folder`; `left_out` gets path and reason of all else there."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            reason = _why_left_out(entry)
+            if not reason:
+                found.append(entry.name)
+            elif left_out is not None:
+                left_out[entry.path] = reason
+    return sorted(found)
+
+
+def _why_left_out(entry: os.DirEntry[str]) -> str:
+    """Why something in a class folder is not taken as an image; "" if it is."""
+    if entry.name.startswith("."):
+        return "hidden"
+    if entry.is_dir():
+        return "a folder below a class folder"
+    return "" if entry.is_file() and is_image_file(entry.path) else "no image"
+
+
+def warn_of_left_out(left_out: dict[str, str]) -> None:
+    """Say which files of class folders are not used."""
+    if left_out:
+        shown = ", ".join(f"{path} ({reason})" for path, reason in sorted(left_out.items())[:SHOWN])
+        more = f" and {len(left_out) - SHOWN} more, which datasets.check --json lists" if len(left_out) > SHOWN else ""
+        logger.warning("%d files in class folders are left out: %s%s", len(left_out), shown, more)
+
+
+def class_images(folder: str, left_out: dict[str, str]) -> list[str]:
+    """The images of a class folder (see `list_images`); ValueError naming the folder if it has none."""
+    images = list_images(folder, left_out)
+    if not images:
+        there = sorted(os.path.basename(path) for path in left_out if os.path.dirname(path) == folder)
+        holds = f"only {', '.join(there[:SHOWN])}" if there else "nothing"
+        raise ValueError(f"the class folder {folder} has no image; it holds {holds}: put images there or remove it")
+    return images
 
 
 def list_folders(folder: str) -> list[str]:
-    """Sorted names of the folders in `folder`, hidden ones left out."""
+    """Sorted names of the folders in `folder`, hidden ones and `NO_CLASSES` left out."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+        names = [entry.name for entry in entries if entry.is_dir()]
+    return sorted(name for name in names if not name.startswith(".") and name not in NO_CLASSES)
 
 
 def portions(count: int, p_train: float, p_val: float, what: str) -> tuple[int, int]:
@@ -169,14 +218,23 @@ def split_groups(
 
 
 def read_folders(image_dir: str, name_of: Callable[[str], str] = str, ignored: Sequence[str] = ()) -> list[list[Item]]:
-    """The images of each class folder of `image_dir`: folders sorted, label = position, files sorted."""
+    """The images of each class folder of `image_dir`: folders sorted, label = position, files sorted.
+
+    Warns of files that are no images; raises ValueError for a folder without images.
+    """
     folders = [name for name in list_folders(image_dir) if name not in ignored]
     if not folders:
         raise ValueError(f"no class folders in {image_dir}")
-    return [
-        [Item(f"{folder}/{file}", label, name_of(folder)) for file in list_images(os.path.join(image_dir, folder))]
+    left_out: dict[str, str] = {}
+    groups = [
+        [
+            Item(f"{folder}/{file}", label, name_of(folder))
+            for file in class_images(os.path.join(image_dir, folder), left_out)
+        ]
         for label, folder in enumerate(folders)
     ]
+    warn_of_left_out(left_out)
+    return groups
 
 
 def split_trainval(
@@ -226,6 +284,11 @@ def subsample_split(split: Split, subsample: str) -> Split:
         for name, part in split.parts().items()
     }
     return Split(**parts, origin=split.origin)
+
+
+def hint_at_backslashes(path: str) -> str:
+    """What to do about a path that is not there, if it was written on Windows; else ""."""
+    return " The list has paths with backslashes: write them with /." if "\\" in path else ""
 
 
 def missing_files(image_dir: str, items: Iterable[Item]) -> list[str]:

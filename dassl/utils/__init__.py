@@ -1,7 +1,7 @@
 """Helpers without knowledge of data or training."""
 
 from dassl.utils.images import read_image
-from dassl.utils.logger import Logger, close_logger, log_to_stdout, setup_logger
+from dassl.utils.logger import Logger, close_logger, log_to_stdout, printable, setup_logger
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry
 from dassl.utils.tools import (
@@ -62,6 +62,7 @@ __all__ = [
     "on_gpu",
     "open_all_layers",
     "open_specified_layers",
+    "printable",
     "read_image",
     "read_json",
     "resume_from_checkpoint",

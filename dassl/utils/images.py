@@ -13,6 +13,10 @@ DAMAGE = (  # what Pillow's decoders raise on damaged and foreign files
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, MemoryError, struct.error,
     zlib.error,
 )  # fmt: skip
+SUFFIXES = (  # of files that are taken for images without a look into them, in lower case
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".dib", ".webp", ".tif", ".tiff", ".gif", ".pbm", ".pgm",
+    ".ppm", ".pnm", ".pfm", ".jp2", ".j2k", ".tga", ".avif",
+)  # fmt: skip
 BITS, PHOTOMETRIC, PLANAR, SAMPLE_FORMAT, SMALLEST, LARGEST = 258, 262, 284, 339, 340, 341  # TIFF tags
 WHITE_IS_ZERO, PLANES, SIGNED = 0, 2, 2  # values of three of them
 
@@ -34,6 +38,19 @@ def read_image(path: str) -> Image.Image:
         raise ValueError(f'cannot read the image "{path}": {too_large()}') from error
     except DAMAGE as error:
         raise ValueError(f'cannot read the image "{path}": {error}') from error
+
+
+def is_image_file(path: str) -> bool:
+    """Return whether a file is an image by its ending, in any case, or else by its first bytes."""
+    if path.lower().endswith(SUFFIXES):
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except Image.DecompressionBombError:
+        return True
+    except DAMAGE:
+        return False
 
 
 def too_large() -> str:

@@ -22,6 +22,16 @@ class StdoutHandler(logging.StreamHandler):
         """Looked up at each message."""
         return sys.stdout
 
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, with escapes for what standard output cannot encode, such as undecodable file names."""
+        return printable(super().format(record), self.stream)
+
+
+def printable(text: str, stream: object) -> str:
+    """Return text with escapes for what a stream cannot encode, such as the bytes of undecodable names."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
 
 _HANDLER = StdoutHandler()
 
@@ -61,9 +71,9 @@ class Logger:
 
     def write(self, text: str) -> int:
         """Write ``text`` to the console and the file.  Flushed at once: forked workers inherit no pending text."""
-        written = self.console.write(text)
+        written = self.console.write(printable(text, self.console))
         if self.file is not None:
-            self.file.write(text)
+            self.file.write(printable(text, self.file))
             self.file.flush()
         return written
 

@@ -1,5 +1,6 @@
 """Files, random streams, names, meters, registries, the log."""
 
+import io
 import logging
 import os
 import random
@@ -12,7 +13,7 @@ import torch
 from PIL import Image
 
 from dassl import utils
-from dassl.utils.logger import close_logger
+from dassl.utils.logger import StdoutHandler, close_logger
 
 
 def _write_half(path):
@@ -222,3 +223,23 @@ def test_environment_is_described_without_other_programs(monkeypatch):
     assert torch.__version__ in text
     assert np.__version__ in text
     assert "Pillow" in text
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_messages_with_names_that_are_no_text_are_logged(tmp_path, monkeypatch, encoding):
+    """The name of a folder in Latin-1 reaches Python with half surrogates, which no stream encodes."""
+    console = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(sys, "stdout", console)
+    monkeypatch.setattr(logging, "raiseExceptions", True)
+    monkeypatch.setattr(sys, "stderr", io.StringIO())  # where logging would complain
+    record = logging.LogRecord("datasets", logging.WARNING, "", 0, "no images in %s", (os.fsdecode(b"caf\xe9"),), None)
+    StdoutHandler().handle(record)
+    utils.setup_logger(str(tmp_path))
+    print("\udce9 \u00e9")
+    close_logger()
+    console.flush()
+    lines = console.buffer.getvalue().decode(encoding).splitlines()
+    assert lines[0] == "no images in caf\\udce9"
+    assert lines[1] == ("\\udce9 \u00e9" if encoding == "utf-8" else "\\udce9 \\xe9")
+    assert (tmp_path / "log.txt").read_text(encoding="utf-8") == "\\udce9 \u00e9\n"
+    assert sys.stderr.getvalue() == ""

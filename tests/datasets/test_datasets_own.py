@@ -1,12 +1,12 @@
 """One's own data from a YAML file: every form, every mistake, and the walk-through of the documentation."""
 
-import csv
 import json
 import re
 from pathlib import Path
 
 import pytest
 from dataset_trees import TREES, jpeg, put_images, rows
+from own_data_trees import BIRDS, class_folders, counts, load, make_config, write_csv
 
 import train
 from dassl.config import merge_file
@@ -17,33 +17,11 @@ from sweep import cli
 
 pytestmark = pytest.mark.usefixtures("heard")
 
-BIRDS = ["wren", "blue_tit", "robin"]
-
-
-def make_config(root: Path, **keys: str):
-    """The configuration of a YAML file with these keys."""
-    lines = ["DATASET:", '  NAME: "OwnData"', *(f'  {key}: "{value}"' for key, value in keys.items())]
-    (root / "mine.yaml").write_text("\n".join(lines) + "\n")
-    return catalogue.configuration(str(root / "mine.yaml"), str(root))
-
-
-def load(root: Path, **keys: str):
-    return build_dataset(make_config(root, FOLDER="birds", **keys))
-
-
-def class_folders(folder: Path, count: int = 10) -> None:
-    for name in BIRDS:
-        put_images(folder / name, [f"{number}.jpg" for number in range(count)])
-
 
 @pytest.fixture
 def birds(tmp_path) -> Path:
     class_folders(tmp_path / "birds")
     return tmp_path
-
-
-def counts(dataset) -> list[int]:
-    return [len(rows(dataset, part)) for part in ("train_x", "val", "test")]
 
 
 def test_class_folders(birds):
@@ -112,11 +90,6 @@ def test_test_class_that_train_lacks(tmp_path):
     put_images(tmp_path / "birds/test/zebra", ["1.jpg"])
     with pytest.raises(ValueError, match=r"test has labels that train lacks: \[3\]"):
         load(tmp_path)
-
-
-def write_csv(folder: Path, header: list[str], table: list[list[str]]) -> None:
-    with open(folder / "list.csv", "w", newline="") as file:
-        csv.writer(file).writerows([header, *table])
 
 
 @pytest.mark.parametrize("header", [["path", "class"], ["Label", "FILENAME"], ["image", "category"]])

@@ -1,6 +1,7 @@
 """predict.py on small runs: its probabilities are those of the run itself, and a checkpoint is all that it needs."""
 
 import json
+import os
 import re
 import shutil
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import predict
 import train
@@ -268,6 +270,21 @@ def test_an_unreadable_image_is_named(run, tmp_path, capsys):
     (tmp_path / "broken.png").write_text("no picture")
     assert predict.main([str(folder), str(tmp_path)]) == 2
     assert "broken.png" in capsys.readouterr().err
+
+
+def test_an_image_beyond_the_limit_of_pillow_is_named(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    Image.new("RGB", (40, 40)).save(tmp_path / "poster.png")
+    assert predict.main([str(run[0]), str(tmp_path)]) == 2
+    assert re.search(r"poster\.png.*more than 200 pixels", capsys.readouterr().err)
+
+
+def test_images_are_found_whatever_their_endings_and_names(run, tmp_path, capsysbinary):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.path.join(os.fsencode(tmp_path), b"caf\xe9.jpg_large"))
+    (tmp_path / "notes.txt").write_text("no picture")
+    assert predict.main([str(run[0]), str(tmp_path)]) == 0
+    assert b"caf\\udce9.jpg_large" in capsysbinary.readouterr().out
 
 
 def test_a_checkpoint_of_other_code_is_refused(run, tmp_path, capsys):
