@@ -15,6 +15,7 @@ from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.image_store import ImageStore, shared_store
 from dassl.data.samplers import EpochClock, build_sampler, keyed_streams, set_stream
 from dassl.utils import RUNS_IN_PROCESS, available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
+from dassl.utils.third_party import names_from
 
 logger = logging.getLogger(__name__)
 
@@ -249,3 +250,5 @@ class DataManager:
         rule = f"{'-' * left}  {'-' * right}"
         lines = (f"{name:<{left}}  {value:<{right}}".rstrip() for name, value in rows.items())
         logger.info("%s", "\n".join([rule, *lines, rule]))
+
+__getattr__ = names_from(__name__, dict.fromkeys(("build_transform", "INTERPOLATION_MODES"), "dassl.data.transforms"))

@@ -15,8 +15,10 @@ from yacs.config import CfgNode
 
 from dassl.config import with_defaults
 from dassl.utils import check_availability, stream_seed
+from dassl.utils.third_party import names_from
 
-SAMPLERS = ("RandomSampler", "SequentialSampler")
+GROUP_SAMPLERS = ("RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler")  # in dassl.data.domain_samplers
+SAMPLERS = ("RandomSampler", "SequentialSampler", *GROUP_SAMPLERS)
 RANDOM_STREAMS = ("auto", "keyed", "global")
 
 
@@ -115,21 +117,27 @@ def build_sampler(
     """Return a sampler over ``data_source``.
 
     Args:
-        sampler_type: ``RandomSampler`` or ``SequentialSampler``.
+        sampler_type: one of ``SAMPLERS``.
         cfg: read by :func:`keyed_streams`; without it the order comes from PyTorch's global generator.
         data_source: what is sampled.
-        batch_size: unused, as all that follows: for samplers that compose batches.
-        n_domain: domains per batch.
-        n_ins: samples per class or domain.
+        batch_size: of the loader, for the samplers that compose batches.
+        n_domain: domains per batch, for ``RandomDomainSampler``.
+        n_ins: samples per class, for ``RandomClassSampler``.
         random_streams: ``"keyed"``: the random order is a function of (seed, epoch), if there is a seed; ``"global"``:
-            it is drawn from PyTorch's global generator.
+            it is drawn from PyTorch's global generator, or from Python's where batches are composed.
 
     Raises:
-        ValueError: an unknown sampler.
+        ValueError: an unknown sampler, or batches that cannot be composed.
     """
     check_availability(sampler_type, SAMPLERS, "sampler")
     if sampler_type == "SequentialSampler":
         return SequentialSampler(data_source)
-    if cfg is not None and keyed_streams(cfg, random_streams) and cfg.SEED >= 0:
-        return EpochRandomSampler(data_source, EpochClock(cfg.SEED))
-    return RandomSampler(data_source)
+    keyed = cfg is not None and keyed_streams(cfg, random_streams) and cfg.SEED >= 0
+    clock = EpochClock(cfg.SEED) if keyed else None
+    if sampler_type in GROUP_SAMPLERS:
+        from dassl.data.domain_samplers import build_group_sampler
+
+        return build_group_sampler(sampler_type, data_source, batch_size, n_domain, n_ins, clock)
+    return EpochRandomSampler(data_source, clock) if keyed else RandomSampler(data_source)
+
+__getattr__ = names_from(__name__, dict.fromkeys(GROUP_SAMPLERS, "dassl.data.domain_samplers"))

@@ -29,15 +29,19 @@ from dassl.engine.base import TrainerBase
 from dassl.engine.record import make_record, recordable
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
+from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
     check_availability,
     choose_device,
+    count_num_param,
+    load_pretrained_weights,
     mkdir_if_missing,
     write_json,
 )
 from dassl.utils.checkpoints import BEST
+from dassl.utils.third_party import names_from
 from dassl.utils.torchtools import reset_peak_memory
 
 __all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "TrainerBase", "TrainerX", "TrainerXU"]
@@ -117,8 +121,23 @@ class SimpleTrainer(TrainerBase):
         self.lab2cname = self.dm.lab2cname
 
     def build_model(self) -> None:
-        """Build ``self.model`` and register what is trained; for subclasses."""
-        raise NotImplementedError(f"{type(self).__name__} must build a model and register it")
+        """Build ``self.model`` and register what is trained; for subclasses.
+
+        By default, for third-party code: the :class:`dassl.modeling.network.SimpleNet` that ``MODEL`` describes.
+        """
+        if not self.cfg.MODEL.BACKBONE.NAME:
+            raise NotImplementedError(f"{type(self).__name__} must build a model and register it")
+        from dassl.modeling.network import SimpleNet
+
+        logger.info("Building model")
+        self.model = SimpleNet(self.cfg, self.cfg.MODEL, self.num_classes)
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            load_pretrained_weights(self.model, self.cfg.MODEL.INIT_WEIGHTS)
+        self.model.to(self.device)
+        logger.info("# params: %s", f"{count_num_param(self.model):,}")
+        self.optim = build_optimizer(self.model, self.cfg.OPTIM)
+        self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        self.register_model("model", self.model, self.optim, self.sched)
 
     def extra_metrics(self) -> dict[str, Any]:
         """Return further fields for ``metrics.json``, as plain data; for subclasses."""
@@ -345,3 +364,17 @@ def _with_progress_bar(batches: Iterable[Any], title: str, count: int) -> Iterab
     """Show on standard error how many are done, if it takes more than seconds; seldom where nobody watches."""
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(batches, desc=title, total=count, delay=3, mininterval=interval, maxinterval=max(interval, 10))
+
+
+__getattr__ = names_from(
+    __name__,
+    {
+        "SimpleNet": "dassl.modeling.network",
+        "build_backbone": "dassl.modeling",
+        "build_head": "dassl.modeling",
+        "load_checkpoint": "dassl.utils",
+        "resume_from_checkpoint": "dassl.utils",
+        "save_checkpoint": "dassl.utils",
+        "tolist_if_not": "dassl.utils",
+    },
+)

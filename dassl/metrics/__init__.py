@@ -1,4 +1,4 @@
-"""Accuracy and distances."""
+"""For third-party code: accuracy and distances."""
 
 from dassl.metrics.accuracy import compute_accuracy
 from dassl.metrics.distance import compute_distance_matrix, cosine_distance, euclidean_squared_distance

@@ -1,4 +1,4 @@
-"""Accuracy of scores."""
+"""For third-party code: accuracy of scores."""
 
 from collections.abc import Sequence
 

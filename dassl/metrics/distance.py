@@ -1,4 +1,4 @@
-"""Distances between the rows of two matrices.
+"""For third-party code: distances between the rows of two matrices.
 
 Shapes: N rows of the first, M rows of the second, D columns.
 """

@@ -1,4 +1,4 @@
-"""Rectified Adam, under the module path of Dassl."""
+"""For third-party code: rectified Adam, under the module path of Dassl."""
 
 from torch.optim import RAdam
 

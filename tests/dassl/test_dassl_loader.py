@@ -396,7 +396,7 @@ def test_only_the_known_end_is_split_off():
         assert split_tensor_steps(transform) == (transform, None)
 
 
-DRAW_ELSEWHERE = ("random_translation", "cutout", "gaussian_noise")
+DRAW_ELSEWHERE = ("random_translation", "randaugment_fixmatch", "cutout", "gaussian_noise")
 
 
 @pytest.mark.parametrize("choice", DRAW_ELSEWHERE)

@@ -8,7 +8,8 @@ from dassl.data.datasets.base_dataset import (
     class_name_clash,
     subsample_classes,
 )
-from dassl.data.datasets.build import DATASET_REGISTRY, build_dataset
+from dassl.data.datasets.build import DATASET_REGISTRY, OF_DOMAINS, build_dataset
+from dassl.utils.third_party import names_from
 
 __all__ = [
     "DATASET_REGISTRY",
@@ -20,3 +21,5 @@ __all__ = [
     "class_name_clash",
     "subsample_classes",
 ]
+
+__getattr__ = names_from(__name__, dict.fromkeys(OF_DOMAINS, "dassl.data.datasets.domains"))

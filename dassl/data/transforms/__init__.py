@@ -1,6 +1,7 @@
 """Image transforms, chosen by name."""
 
 from dassl.data.transforms.transforms import (
+    INTERPOLATION_MODES,
     TRANSFORMS,
     build_plain_transform,
     build_transform,
@@ -8,4 +9,4 @@ from dassl.data.transforms.transforms import (
     split_tensor_steps,
 )
 
-__all__ = ["TRANSFORMS", "build_plain_transform", "build_transform", "draws_from_torch_only", "split_tensor_steps"]
+__all__ = ["INTERPOLATION_MODES", "TRANSFORMS", "build_plain_transform", "build_transform", "draws_from_torch_only", "split_tensor_steps"]

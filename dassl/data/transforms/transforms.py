@@ -156,6 +156,13 @@ def _randaugment(cfg: CfgNode) -> Step:
     return f"randaugment (n={n}, m={m})", T.RandAugment(n, m)
 
 
+def _randaugment_fixmatch(cfg: CfgNode) -> Step:
+    from dassl.data.transforms.randaugment import RandAugmentFixMatch
+
+    n = cfg.INPUT.RANDAUGMENT_N
+    return f"randaugment_fixmatch (n={n})", RandAugmentFixMatch(n)
+
+
 def _colorjitter(cfg: CfgNode) -> Step:
     b, c, s, h = (cfg.INPUT[f"COLORJITTER_{letter}"] for letter in "BCSH")
     line = f"color jitter (brightness={b}, contrast={c}, saturation={s}, hue={h})"
@@ -192,6 +199,7 @@ IMAGE_STEPS: dict[str, Callable[[CfgNode], Step]] = {
     "cifar10_policy": _auto_augment("cifar10"),
     "svhn_policy": _auto_augment("svhn"),
     "randaugment": _randaugment,
+    "randaugment_fixmatch": _randaugment_fixmatch,
     "colorjitter": _colorjitter,
     "randomgrayscale": lambda cfg: ("random gray scale", T.RandomGrayscale(p=cfg.INPUT.RGS_P)),
     "gaussian_blur": _gaussian_blur,
@@ -207,7 +215,8 @@ RESIZE_MODES: dict[str, Callable[[CfgNode], list[Step]]] = {  # of test images
     "longest": _resize_long_side,
     "squash": lambda cfg: [_resize(cfg)],
 }
-TRANSFORMS = (*IMAGE_STEPS, *TENSOR_STEPS)
+NO_STEPS = ("center_crop",)  # names that Dassl takes, and which do nothing there: test images are always cropped so
+TRANSFORMS = (*IMAGE_STEPS, *TENSOR_STEPS, *NO_STEPS)
 TEST_TRANSFORMS = ("normalize", "instance_norm")
 
 
