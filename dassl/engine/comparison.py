@@ -15,7 +15,7 @@ NO_EFFECT = {
     "RESUME": "where it began",
     "DATASET.ROOT": "where the data lie; images are compared by content",
     "DATASET.ALLOW_SAME_NAMES": "what a run may do",
-    "DATALOADER.NUM_WORKERS": "order and augmentation do not depend on it",
+    "DATALOADER.NUM_WORKERS": "order and augmentation do not depend on it, or are another draw of the same kind",
     "DATALOADER.CACHE_MB": "what is kept in memory is what would be read",
     "TRAIN.MEMORY_GB": "a batch in chunks has the gradients of the whole",
     "TRAIN.PRINT_FREQ": "how often a run speaks",

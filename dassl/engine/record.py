@@ -21,6 +21,7 @@ from yacs.config import CfgNode
 import dassl
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.evidence import images_hash
+from dassl.data.samplers import keyed_streams
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.engine.comparison import NO_EFFECT, to_dict
 from dassl.utils import RUNS_IN_PROCESS
@@ -36,16 +37,21 @@ def code_version_of(kind: Any) -> str:
     return f"{CODE_VERSION}.{kind.code_version}"
 
 
-def config_hash(cfg: CfgNode) -> str:
+def config_hash(cfg: CfgNode, random_streams: str = "keyed") -> str:
     """Return a SHA-256 that is equal for runs that compute the same.
 
     It is that of the configuration without the keys ``NO_EFFECT`` and without the nodes that other trainers declare
     for themselves, so that it stays when a trainer is added.
+
+    Args:
+        cfg: the configuration.
+        random_streams: of the trainer; what is drawn from the global generators depends on the number of workers.
     """
     tree = to_dict(cfg)
+    keyed = keyed_streams(cfg, random_streams)
     for name in _nodes_of_others(cfg.TRAINER.NAME):
         tree["TRAINER"].pop(name, None)
-    for name in NO_EFFECT:
+    for name in NO_EFFECT.keys() - (() if keyed else {"DATALOADER.NUM_WORKERS"}):
         *nodes, key = name.split(".")
         functools.reduce(dict.__getitem__, nodes, tree).pop(key, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
@@ -181,7 +187,7 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
         "versions": versions,
         "device": lambda: device_name(trainer.device),
         "commit": commit,
-        "config_hash": lambda: config_hash(cfg),
+        "config_hash": lambda: config_hash(cfg, trainer.random_streams),
         "split_hash": lambda: split_hash(cfg.DATASET.ROOT, data().train_x, data().test),
         "full_split_hash": lambda: getattr(data(), "full_split_hash", None),
         "test_images_hash": lambda: images_hash(data().val if split == "val" else data().test),

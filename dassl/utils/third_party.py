@@ -1,4 +1,4 @@
-"""For third-party code: names that Dassl has in a module and that come from elsewhere here, found when asked for."""
+"""Names that Dassl has in a module and that come from elsewhere here, found when third-party code asks for them."""
 
 import importlib
 from collections.abc import Callable

@@ -1,5 +1,6 @@
 """What importing the engine costs and does, and the names that third-party code imports."""
 
+import ast
 import importlib
 import subprocess
 import sys
@@ -9,18 +10,36 @@ import pytest
 NAMES = {
     "dassl.config": "clean_cfg get_cfg_default",
     "dassl.data": "DataManager DatasetWrapper",
-    "dassl.data.data_manager": "DataManager DatasetWrapper build_data_loader",
-    "dassl.data.datasets": "DATASET_REGISTRY DatasetBase Datum build_dataset",
+    "dassl.data.data_manager": "DataManager DatasetWrapper INTERPOLATION_MODES build_data_loader build_transform",
+    "dassl.data.datasets": "DATASET_REGISTRY DatasetBase Datum DigitsDG DomainNet Office31 OfficeHome OfficeHomeDG "
+    "PACS VLCS VisDA17 build_dataset miniDomainNet",
     "dassl.data.datasets.base_dataset": "DatasetBase Datum",
     "dassl.data.datasets.build": "DATASET_REGISTRY build_dataset",
-    "dassl.data.samplers": "build_sampler",
-    "dassl.data.transforms": "build_transform",
+    "dassl.data.samplers": "RandomClassSampler RandomDomainSampler SeqDomainSampler build_sampler",
+    "dassl.data.transforms": "INTERPOLATION_MODES build_transform",
+    "dassl.data.transforms.randaugment": "RandAugmentFixMatch",
     "dassl.data.transforms.transforms": "build_transform",
-    "dassl.engine": "SimpleTrainer TRAINER_REGISTRY TrainerBase TrainerX TrainerXU build_trainer",
+    "dassl.engine": "SimpleNet SimpleTrainer TRAINER_REGISTRY TrainerBase TrainerX TrainerXU build_trainer",
     "dassl.engine.build": "TRAINER_REGISTRY build_trainer",
-    "dassl.engine.trainer": "AverageMeter MetricMeter SimpleTrainer SummaryWriter TrainerBase TrainerX TrainerXU",
+    "dassl.engine.trainer": "AverageMeter MetricMeter SimpleNet SimpleTrainer SummaryWriter TrainerBase TrainerX "
+    "TrainerXU build_backbone build_head build_lr_scheduler build_optimizer count_num_param load_checkpoint "
+    "load_pretrained_weights resume_from_checkpoint save_checkpoint tolist_if_not",
     "dassl.evaluation": "Classification EVALUATOR_REGISTRY EvaluatorBase build_evaluator",
     "dassl.metrics": "compute_accuracy compute_distance_matrix cosine_distance euclidean_squared_distance",
+    "dassl.modeling": "BACKBONE_REGISTRY Backbone HEAD_REGISTRY NETWORK_REGISTRY build_backbone build_head "
+    "build_network",
+    "dassl.modeling.backbone": "BACKBONE_REGISTRY Backbone build_backbone",
+    "dassl.modeling.backbone.backbone": "Backbone",
+    "dassl.modeling.backbone.build": "BACKBONE_REGISTRY build_backbone",
+    "dassl.modeling.head": "HEAD_REGISTRY build_head mlp",
+    "dassl.modeling.head.build": "HEAD_REGISTRY build_head",
+    "dassl.modeling.network": "NETWORK_REGISTRY SimpleNet build_network",
+    "dassl.modeling.ops": "EFDMix MixStyle crossdomain_mixstyle deactivate_mixstyle mixup random_mixstyle "
+    "run_with_mixstyle",
+    "dassl.modeling.ops.efdmix": "EFDMix crossdomain_efdmix deactivate_efdmix random_efdmix run_with_efdmix",
+    "dassl.modeling.ops.mixstyle": "MixStyle activate_mixstyle deactivate_mixstyle run_without_mixstyle",
+    "dassl.modeling.ops.mixup": "mixup",
+    "dassl.modeling.ops.utils": "create_onehot",
     "dassl.optim": "build_lr_scheduler build_optimizer",
     "dassl.optim.lr_scheduler": "ConstantWarmupScheduler LinearWarmupScheduler build_lr_scheduler",
     "dassl.optim.optimizer": "build_optimizer",
@@ -52,5 +71,33 @@ assert dassl.data.datasets.DATASET_REGISTRY.registered_names() == []
 foreign = {"adaptation", "clip", "datasets", "trainers", "utils", "templates"}
 heavy = {"torchvision", "sklearn", "scipy", "pandas", "tensorboard", "gdown", "matplotlib"}
 assert not (foreign | heavy) & set(sys.modules), (foreign | heavy) & set(sys.modules)
+ours = [module for name, module in sys.modules.items() if name.split(".")[0] == "dassl"]
+others = [module.__name__ for module in ours if module.__doc__.startswith("For third-party code")]
+assert not others, others
 """
     subprocess.run([sys.executable, "-c", program], cwd=repo_root, check=True)
+
+
+def _imports(path):
+    """The modules that a file imports, at whatever place in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def test_files_for_third_parties_say_so(repo_root):
+    """In their first line: the files that no other room imports, nor the rest of the engine."""
+    modules = {
+        path: ".".join(path.relative_to(repo_root).with_suffix("").parts) for path in repo_root.glob("*/**/*.py")
+    }
+    engine = {path: name.removesuffix(".__init__") for path, name in modules.items() if name.startswith("dassl.")}
+    marked = {name for path, name in engine.items() if path.read_text().startswith('"""For third-party code')}
+    others = [path for path, name in modules.items() if not name.startswith(("dassl.", "tests.", "docs.", "."))]
+    reached = set().union(*map(_imports, others))
+    assert not marked & reached
+    reached = reached.union(*(_imports(path) for path, name in engine.items() if name not in marked))
+    assert not set(engine.values()) - marked - reached

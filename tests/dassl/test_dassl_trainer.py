@@ -144,6 +144,7 @@ def test_hashes(tmp_path, monkeypatch):
     cfg = toy_config(monkeypatch, tmp_path)
     same = toy_config(monkeypatch, tmp_path / "elsewhere", RESUME="x", DATALOADER__NUM_WORKERS=1, VERBOSE=False)
     assert config_hash(cfg) == config_hash(same)
+    assert config_hash(cfg, "global") != config_hash(same, "global")  # which draw otherwise with other workers
     assert config_hash(cfg) != config_hash(toy_config(monkeypatch, tmp_path, SEED=2))
     first, second = (build_trainer(config).dm.dataset for config in (cfg, same))
     digest = split_hash(cfg.DATASET.ROOT, first.train_x, first.test)
