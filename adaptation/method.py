@@ -4,7 +4,7 @@ Shape legend: B images, C classes, E embedding width.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,20 @@ def translated(name: str, table: Mapping[str, str]) -> str | None:
 def percent_correct(logits: Tensor, labels: Tensor) -> Tensor:
     """How many of the logits (B, C) are largest at their label (B,), in percent; a scalar."""
     return 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)
+
+
+def rows_of_classes(values: Tensor, trained: Sequence[str], classnames: Sequence[str]) -> Tensor:
+    """The rows of some classes, found by name, of a tensor that has a row for each trained class.
+
+    Two classes of ImageNet may share a name: then the mean of their rows is taken.
+
+    Args:
+        values: a row for each of `trained`.
+        trained: names of the classes that were trained on.
+        classnames: of the classes wanted, all of which are among those.
+    """
+    rows = [[row for row, name in enumerate(trained) if name == own] for own in classnames]
+    return torch.stack([values[same].mean(dim=0) for same in rows])
 
 
 class Method(nn.Module):

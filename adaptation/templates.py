@@ -28,6 +28,18 @@ def ensemble_of(dataset: object, name: str) -> list[str]:
     return [*IMAGENET_SELECT, *([] if name == "ImageNet" else [template_of(dataset)])]
 
 
+def select_templates(dataset: object, name: str, with_own: bool = False) -> list[str]:
+    """The set's own template; for ImageNet and its variants the seven selected ones, `with_own` followed by their own.
+
+    Args:
+        dataset: the data set.
+        name: its registered name.
+        with_own: whether the template of ImageNet counts beside the seven.
+    """
+    own = [template_of(dataset)]
+    return [*IMAGENET_SELECT, *(own if with_own else ())] if name.startswith("ImageNet") else own
+
+
 def fill(template: str, classnames: list[str]) -> list[str]:
     """The template's sentence for each class; underscores in names become spaces."""
     return [template.format(name.replace("_", " ")) for name in classnames]

@@ -36,7 +36,7 @@ from .splits import (
 
 logger = logging.getLogger(__name__)
 
-VAL_SHOTS = 4  # at most so many validation images per class
+VAL_SHOTS = 4  # at most so many validation images per class, unless DATASET.VAL_SHOTS says otherwise
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,8 @@ class FewShotDataset(DatasetBase):
     needs_root: bool = True  # DATASET.ROOT has to be there before it is loaded
     replaceable: bool = True  # a dropped-in data set of the same name takes its place
     keeps: bool = True  # write the split file and the draws that are made (tools that only look say no)
-    CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": ""}  # keys under DATASET, with defaults
+    val_shots: int = VAL_SHOTS
+    CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": "", "VAL_SHOTS": VAL_SHOTS}  # keys under DATASET, with defaults
 
     def __init__(self, cfg: CfgNode):
         self.locate(cfg)
@@ -105,6 +106,9 @@ class FewShotDataset(DatasetBase):
         self.split_path = os.path.join(self.dataset_dir, kind.split_file or f"split_zhou_{kind.__name__}.json")
         self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
         self.template = cfg.DATASET.get("TEMPLATE", "") or kind.template
+        self.val_shots = cfg.DATASET.get("VAL_SHOTS", VAL_SHOTS)
+        if self.val_shots < 1:
+            raise ValueError(f"DATASET.VAL_SHOTS is {self.val_shots}, but must be at least 1")
         if self.template.count("{}") != 1 or "{" in self.template.replace("{}", ""):
             raise ValueError(f"DATASET.TEMPLATE is {self.template!r}; it must have {{}} once, for the class name")
 
@@ -210,14 +214,15 @@ class FewShotDataset(DatasetBase):
             )
 
     def few_shot(self, split: Split, shots: int, seed: int) -> Split:
-        """Keep `shots` training and min(shots, 4) validation images of each class; all of them if `shots < 1`.
+        """Keep `shots` training and min(shots, VAL_SHOTS) validation images of each class; all of them if `shots < 1`.
 
         The draw is the official one for the seed: train before val from the freshly seeded global generator. It is
         kept under `split_fewshot/` with the split's hash in the name, unless there is no seed (`seed < 0`).
         """
         if shots < 1:
             return split
-        kept = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}-{split.digest()[:12]}.json")
+        more = "" if self._usual_val_shots(shots) else f"-val_{min(shots, self.val_shots)}"
+        kept = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}{more}-{split.digest()[:12]}.json")
         drawn = self._kept_draw(split, kept, shots, seed) if seed >= 0 else None
         if drawn is None:
             drawn = self.draw(split, shots, seed)
@@ -229,8 +234,12 @@ class FewShotDataset(DatasetBase):
         """Draw the few-shot (train, val) lists."""
         with official_stream(seed):
             train = self.generate_fewshot_dataset(split.train, num_shots=shots)
-            val = self.generate_fewshot_dataset(split.val, num_shots=min(shots, VAL_SHOTS)) if split.val else []
+            val = self.generate_fewshot_dataset(split.val, num_shots=min(shots, self.val_shots)) if split.val else []
         return train, val
+
+    def _usual_val_shots(self, shots: int) -> bool:
+        """Whether there are as many validation images as the official code draws for these shots."""
+        return min(shots, self.val_shots) == min(shots, VAL_SHOTS)
 
     def _kept_draw(self, split: Split, kept: str, shots: int, seed: int) -> tuple[list[Item], list[Item]] | None:
         """The draw of our own cache, else of a cache of the official code, else None."""
@@ -240,7 +249,7 @@ class FewShotDataset(DatasetBase):
             drawn = caches.read_draw(kept, split)
             if drawn is not None:
                 return drawn
-        if os.path.isfile(official):
+        if os.path.isfile(official) and self._usual_val_shots(shots):
             logger.info("Loading preprocessed few-shot data from %s", official)
             return caches.read_official_draw(official, split, os.path.basename(self.image_dir))
         return None

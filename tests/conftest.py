@@ -1,5 +1,6 @@
 """Fixtures that several test files share."""
 
+import dataclasses
 import logging
 import os
 from pathlib import Path
@@ -67,3 +68,16 @@ def eurosat_root(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("data")
     eurosat(root)
     return root
+
+
+@pytest.fixture(scope="module")
+def drawn_root(tmp_path_factory):
+    """A root whose drawn_easy has few pictures: a set that goes with the carried recipes."""
+    import datasets  # noqa: F401 - registers what is in the folder
+    from dassl.data.datasets import DATASET_REGISTRY
+    from synthetic.sets import SETS
+
+    few = dataclasses.replace(SETS["easy"], sizes=(4, 2, 3))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DATASET_REGISTRY.get("DrawnEasy"), "drawn", few)
+        yield tmp_path_factory.mktemp("drawn")

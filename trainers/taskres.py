@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from adaptation.method import Method
-from adaptation.templates import IMAGENET_SELECT, template_of
+from adaptation.method import Method, rows_of_classes
+from adaptation.templates import select_templates
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
 from dassl.engine import TRAINER_REGISTRY, ClassTransfer
@@ -44,13 +44,9 @@ class TaskResMethod(Method):
         return self.features + self.scale * self.residuals
 
     def select_classes(self, state: Mapping[str, Tensor], trained: list[str]) -> Mapping[str, Tensor]:
-        """The rows of this method's classes, all of which are among the trained ones (ImageNet-A, ImageNet-R).
-
-        Rows are found by class name. Two classes of ImageNet may share a name: then the mean of their rows is taken.
-        """
+        """The rows of this method's classes, all of which are among the trained ones (ImageNet-A, ImageNet-R)."""
         key = self.official_name("residuals")
-        rows = [[row for row, name in enumerate(trained) if name == own] for own in self.classnames]
-        return {**state, key: torch.stack([state[key][same].mean(dim=0) for same in rows])}
+        return {**state, key: rows_of_classes(state[key], trained, self.classnames)}
 
 
 @TRAINER_REGISTRY.register()
@@ -76,6 +72,5 @@ class TaskRes(MethodTrainer):
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """TaskRes as the keys say; ImageNet and its variants have the seven selected templates beside their own."""
-        own = template_of(self.dm.dataset)
-        templates = [*IMAGENET_SELECT, own] if self.cfg.DATASET.NAME.startswith("ImageNet") else [own]
+        templates = select_templates(self.dm.dataset, self.cfg.DATASET.NAME, with_own=True)
         return TaskResMethod(backbone, classnames, templates, self.settings.RESIDUAL_SCALE)

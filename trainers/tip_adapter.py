@@ -10,7 +10,7 @@ Shape legend: B images, C classes, E embedding width, N cached training images.
 
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,12 +20,10 @@ from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
 from adaptation.method import Method
-from adaptation.templates import IMAGENET_SELECT, template_of
-from adaptation.trainer import MethodTrainer
+from adaptation.support import SupportTrainer
+from adaptation.templates import select_templates
 from clip.backbone import Backbone
 from clip.precision import autocast_disabled
-from dassl.data.data_manager import build_data_loader
-from dassl.data.samplers import EpochClock
 from dassl.engine import TRAINER_REGISTRY, ClassTransfer
 from trainers.zsclip import ZeroshotMethod
 
@@ -149,7 +147,7 @@ class TipAdapterMethod(ZeroshotMethod):
         super().load_state_dict(state)
 
 
-class CacheTrainer(MethodTrainer):
+class CacheTrainer(SupportTrainer):
     """What both Tip-Adapters share: the cache is filled before training, the strengths are searched after it.
 
     Class attributes:
@@ -179,44 +177,17 @@ class CacheTrainer(MethodTrainer):
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """Tip-Adapter as the keys say, with an empty cache."""
         keys, dataset = self.settings, self.dm.dataset
-        templates = IMAGENET_SELECT if self.cfg.DATASET.NAME.startswith("ImageNet") else [template_of(dataset)]
+        templates = select_templates(dataset, self.cfg.DATASET.NAME)
         alpha = self.start.alpha if keys.ALPHA < 0 else keys.ALPHA
         images = len(dataset.train_x)
         return TipAdapterMethod(backbone, classnames, templates, images, alpha, keys.BETA, self.trains_keys)
 
     def before_train(self) -> None:
-        """Resume, or fill the cache."""
+        """Resume, or fill the cache with features that are averaged over augmented passes."""
         super().before_train()
         if self.start_epoch == 0:
-            logger.info("Filling the cache with %d images", len(self.dm.dataset.train_x))
-            self.model.fill(self.cache_features(), torch.tensor([item.label for item in self.dm.dataset.train_x]))
-
-    @torch.no_grad()
-    def cache_features(self) -> Tensor:
-        """Features (N, E) of the training images, not normalised, averaged over augmented passes."""
-        loader = build_data_loader(
-            self.cfg,
-            data_source=self.dm.dataset.train_x,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.train_loader_x.dataset.transform,
-            is_train=False,
-            random_streams=self.random_streams,
-        )
-        clock = EpochClock(self.cfg.SEED, "cache") if self.cfg.SEED >= 0 else None
-        loader.dataset.clock = clock
-        passes, total = self.settings.AUGMENT_EPOCHS, torch.zeros_like(self.model.keys)
-        for _ in range(passes):
-            if clock is not None:
-                clock.tick()
-            for batch in loader:
-                total[batch["index"]] += self.encode(batch)[0]
-        return total / passes
-
-    def encode(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-        """Features (B, E) of a batch's images, and its labels (B,)."""
-        images, labels = self.parse_batch_test(batch)
-        with self.precision.autocast():
-            return self.model.image_features(images), labels
+            count = self.settings.AUGMENT_EPOCHS
+            self.model.fill(sum(self.support_passes(count)) / count, self.support_labels)
 
     def after_epoch(self) -> None:
         """After the last epoch search the strengths, before the checkpoint is written."""
@@ -227,14 +198,12 @@ class CacheTrainer(MethodTrainer):
     @torch.no_grad()
     def search(self) -> None:
         """Search the strengths on the validation images, unless these are test images or there are none."""
-        dataset = self.dm.dataset
-        val, test = ({item.impath for item in part or ()} for part in (dataset.val, dataset.test))
-        if not val or val & test:
+        self.set_model_mode("eval")
+        validation = self.validation_features()
+        if validation is None:
             logger.info("There are no validation images beside the test images: alpha and beta stay the initial ones")
             return
-        self.set_model_mode("eval")
-        features, labels = (torch.cat(parts) for parts in zip(*map(self.encode, self.val_loader), strict=True))
-        accuracy = self.model.search(features, labels, self.start)
+        accuracy = self.model.search(*validation, self.start)
         alpha, beta = self.model.alpha.item(), self.model.beta.item()
         logger.info("Searched on validation images: alpha %.3f, beta %.3f (accuracy %.2f)", alpha, beta, accuracy)
 

@@ -1,6 +1,5 @@
 """Seeds computed together end where they end alone, and what happens to one does not touch the others."""
 
-import dataclasses
 import logging
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,10 +15,8 @@ from adaptation import stacking as stacked
 from adaptation.stacking import Packing, run_together
 from adaptation.trainer import MethodTrainer
 from clip.precision import CPU, Precision
-from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from sweep.method_configs import config_of
-from synthetic.sets import SETS
 from trainers.apex import APEXMethod
 
 LEARN = [
@@ -41,15 +38,6 @@ def distance(one: MethodTrainer, other: MethodTrainer) -> float:
     """How far what two runs have learned is apart, relative to its length."""
     x, y = learned(one), learned(other)
     return (torch.linalg.norm(x - y) / torch.linalg.norm(x)).item()
-
-
-@pytest.fixture(scope="module")
-def drawn_root(tmp_path_factory):
-    """A root whose drawn_easy has few pictures: the sets that go with the carried recipes."""
-    few = dataclasses.replace(SETS["easy"], sizes=(4, 2, 3))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(DATASET_REGISTRY.get("DrawnEasy"), "drawn", few)
-        yield tmp_path_factory.mktemp("drawn")
 
 
 def by_recipe(name: str, seed: int, root: Path, out: Path) -> MethodTrainer:

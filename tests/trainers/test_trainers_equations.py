@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from equations import array, close, cross_entropy, frozen_images, frozen_text, scale, softmax, unit
 from small_methods import BASE, batch, draw, small_vit, train_steps
 
 from adaptation.templates import DEFAULT, IMAGENET_SELECT, imagenet_templates
@@ -22,44 +23,6 @@ PET = "a photo of a {}, a type of pet."
 @pytest.fixture(scope="module")
 def backbone():
     return small_vit()
-
-
-def array(x) -> np.ndarray:
-    return x.detach().double().numpy()
-
-
-def unit(x: np.ndarray) -> np.ndarray:
-    return x / np.sqrt((x * x).sum(axis=-1, keepdims=True))
-
-
-def softmax(x: np.ndarray) -> np.ndarray:
-    e = np.exp(x - x.max(axis=-1, keepdims=True))
-    return e / e.sum(axis=-1, keepdims=True)
-
-
-def cross_entropy(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float(-np.log(softmax(logits)[np.arange(len(labels)), labels]).mean())
-
-
-def frozen_text(backbone, template, classnames) -> np.ndarray:
-    """Raw text features of one sentence per class, each encoded alone."""
-    rows = []
-    for name in classnames:
-        sentence = template.replace("{}", name.replace("_", " "))
-        rows.append(array(backbone.encode_text(backbone.tokenize([sentence])))[0])
-    return np.stack(rows)
-
-
-def frozen_images(backbone, images) -> np.ndarray:
-    return array(backbone.encode_image(images))
-
-
-def scale(backbone) -> float:
-    return float(backbone.logit_scale)
-
-
-def close(ours, expected, rtol=1e-4, atol=1e-5):
-    np.testing.assert_allclose(array(torch.as_tensor(ours)), expected, rtol=rtol, atol=atol)
 
 
 def test_clip_adapter(backbone):

@@ -1,0 +1,64 @@
+"""Methods that learn from features: the training images go through the frozen tower once, before training.
+
+Shape legend: N training images, B images of a batch, E embedding width.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from adaptation.trainer import MethodTrainer
+from dassl.data.data_manager import build_data_loader
+from dassl.data.samplers import EpochClock
+
+logger = logging.getLogger(__name__)
+
+
+class SupportTrainer(MethodTrainer):
+    """A trainer of a method that needs the training images, the support set, as features of the plain image tower."""
+
+    @property
+    def support_labels(self) -> Tensor:
+        """Labels (N,) of the training images."""
+        return torch.tensor([item.label for item in self.dm.dataset.train_x], device=self.device)
+
+    @torch.no_grad()
+    def support_passes(self, count: int) -> Iterator[Tensor]:
+        """Features (N, E) of the training images, not normalised: one tensor for each of `count` augmented passes."""
+        if count < 1:
+            raise ValueError(f"TRAINER.{self.config_node}.AUGMENT_EPOCHS is {count}, but must be at least 1")
+        loader = build_data_loader(
+            self.cfg,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=self.train_loader_x.dataset.transform,
+            is_train=False,
+            random_streams=self.random_streams,
+        )
+        clock = EpochClock(self.cfg.SEED, "cache") if self.cfg.SEED >= 0 else None
+        loader.dataset.clock = clock
+        logger.info("Encoding %d training images, augmented passes: %d", len(loader.dataset), count)
+        for _ in range(count):
+            if clock is not None:
+                clock.tick()
+            yield torch.cat([self.encode(batch)[0] for batch in loader])
+
+    def encode(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Features (B, E) of a batch's images, not normalised, and its labels (B,)."""
+        images, labels = self.parse_batch_test(batch)
+        with self.precision.autocast():
+            return self.model.plain_image_features(images), labels
+
+    @torch.no_grad()
+    def validation_features(self) -> tuple[Tensor, Tensor] | None:
+        """Features (B, E), not normalised, and labels (B,) of the validation images, unless these are test images or
+        there are none."""
+        dataset = self.dm.dataset
+        val, test = ({item.impath for item in part or ()} for part in (dataset.val, dataset.test))
+        if not val or val & test:
+            return None
+        features, labels = zip(*map(self.encode, self.val_loader), strict=True)
+        return torch.cat(features), torch.cat(labels)
