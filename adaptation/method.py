@@ -69,6 +69,7 @@ class Method(nn.Module):
 
     checkpoint_names: Mapping[str, str] = {}
     reads_pixels = False
+    backbone: Backbone
     kept: KeptFeatures | None = None  # of the images that are being evaluated
 
     def __init_subclass__(cls, **options):

@@ -85,6 +85,11 @@ class Context(nn.Module):
         ContextLengthError: a sentence does not fit the context length.
     """
 
+    tokens: Tensor
+    end: Tensor
+    fixed: Tensor
+    order: Tensor
+
     def __init__(
         self, backbone: Backbone, init: ContextInit, name_lengths: list[int] | None = None, position: str = "end"
     ):

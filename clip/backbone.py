@@ -121,12 +121,12 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.model.logit_scale.device
+        return self.model.get_parameter("logit_scale").device
 
     @property
     def logit_scale(self) -> Tensor:
         """The factor of the cosine, `exp` of the stored parameter; a scalar."""
-        return self.model.logit_scale.exp().squeeze()
+        return self.model.get_parameter("logit_scale").exp().squeeze()
 
     @property
     def logit_bias(self) -> Tensor | None:
@@ -255,7 +255,7 @@ def weights_digest(model: nn.Module) -> str:
 
 def _tensor_digest(value: Tensor) -> str:
     digest = hashlib.sha256(f"{value.dtype} {tuple(value.shape)}".encode())
-    digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy())
+    digest.update(value.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

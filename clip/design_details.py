@@ -49,6 +49,8 @@ class SequenceFirstBlock(ResidualAttentionBlock):
             without (images).
     """
 
+    attn: nn.MultiheadAttention  # type: ignore[assignment]  # that of OpenAI's package, not of clip.model
+
     def __init__(self, width: int, heads: int, mask: Tensor | None = None, prompt: nn.Parameter | None = None):
         super().__init__(width, heads)
         self.attn = nn.MultiheadAttention(width, heads)
@@ -61,7 +63,7 @@ class SequenceFirstBlock(ResidualAttentionBlock):
         mask = None if self.attn_mask is None else self.attn_mask[: x.shape[0], : x.shape[0]].to(x)
         return self.attn(x, x, x, need_weights=False, attn_mask=mask)[0]
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]  # the calling convention of OpenAI's package
         """(T, N, D) -> (T, N, D)."""
         if hasattr(self, "VPT_shallow"):
             prompt = self.VPT_shallow.to(x.dtype)[:, None].expand(-1, x.shape[1], -1)
@@ -114,7 +116,7 @@ class SequenceFirstTransformer(nn.Module):
         return [tokens.transpose(0, 1), prompts, counter + len(used)]
 
 
-def _batch_first(block: SequenceFirstBlock, x: Tensor) -> Tensor:
+def _batch_first(block: nn.Module, x: Tensor) -> Tensor:
     return block(x.transpose(0, 1)).transpose(0, 1)
 
 
@@ -126,6 +128,8 @@ class PromptedVisionTransformer(VisionTransformer):
         n: tokens per prompted block.
         sizes: arguments of `VisionTransformer`.
     """
+
+    transformer: SequenceFirstTransformer  # type: ignore[assignment]  # sequence first
 
     def __init__(self, *sizes: int, depth: int = 0, n: int = 0):
         super().__init__(*sizes)
@@ -163,6 +167,8 @@ class PromptedCLIP(CLIP):
     Raises:
         ValueError: visual prompts for a ResNet.
     """
+
+    transformer: SequenceFirstTransformer  # type: ignore[assignment]  # sequence first
 
     def __init__(self, design: Mapping[str, int], **sizes):
         super().__init__(**sizes)
@@ -202,6 +208,7 @@ def build(state_dict: Mapping[str, Tensor], design_details: Mapping | None = Non
     # two models built from one state dict share nothing
     copies = {key: value.clone() for key, value in state_dict.items()}
     model = from_state_dict(copies, partial(PromptedCLIP, design))
+    assert isinstance(model, PromptedCLIP)
     missing = [key for key in model.state_dict() if key not in state_dict]
     if missing:
         logger.info("Weights not found for some missing keys: %s", missing)

@@ -117,10 +117,10 @@ class Transformer(nn.Module):
         self.resblocks = nn.Sequential(*(ResidualAttentionBlock(width, heads) for _ in range(layers)))
         std = width**-0.5
         for block in self.resblocks:
-            nn.init.normal_(block.attn.in_proj_weight, std=std)
-            nn.init.normal_(block.attn.out_proj.weight, std=std * (2 * layers) ** -0.5)
-            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
-            nn.init.normal_(block.mlp.c_proj.weight, std=std * (2 * layers) ** -0.5)
+            nn.init.normal_(block.get_parameter("attn.in_proj_weight"), std=std)
+            nn.init.normal_(block.get_parameter("attn.out_proj.weight"), std=std * (2 * layers) ** -0.5)
+            nn.init.normal_(block.get_parameter("mlp.c_fc.weight"), std=(2 * width) ** -0.5)
+            nn.init.normal_(block.get_parameter("mlp.c_proj.weight"), std=std * (2 * layers) ** -0.5)
 
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
@@ -310,7 +310,9 @@ class CLIP(nn.Module):
     ):
         super().__init__()
         self.context_length = context_length
+        self.visual: VisionTransformer | ModifiedResNet
         if isinstance(vision_layers, int):
+            assert vision_patch_size is not None, "a ViT has patches"
             heads = vision_width // 64
             self.visual = VisionTransformer(
                 image_resolution, vision_patch_size, vision_width, vision_layers, heads, embed_dim
@@ -482,9 +484,9 @@ def require_architecture(state_dict: Mapping[str, Tensor], name: str) -> None:
             raise ValueError(
                 f"this is {other}, but the backbone is named {name}: name it {other}, or give the weights of {name}"
             )
-    sizes = ", ".join(f"{key} {own[key]} instead of {value}" for key, value in wanted.items() if own[key] != value)
+    others = ", ".join(f"{key} {own[key]} instead of {value}" for key, value in wanted.items() if own[key] != value)
     raise ValueError(
-        f"this is not {name} ({sizes}): give the weights of {name}, or name the backbone by the path of the file"
+        f"this is not {name} ({others}): give the weights of {name}, or name the backbone by the path of the file"
     )
 
 
@@ -494,14 +496,15 @@ def described(model: CLIP) -> dict:
     They are the same for all of OpenAI's models but for the heads.
     """
     width = model.transformer.width
-    image = model.visual.transformer.width if isinstance(model.visual, VisionTransformer) else None
+    visual = model.visual
+    heads = visual.attnpool.num_heads if isinstance(visual, ModifiedResNet) else _heads(visual.transformer.width)
     return {
         "activation": "quick_gelu",
-        "image_heads": _heads(image) if image else model.visual.attnpool.num_heads,
+        "image_heads": heads,
         "text_heads": _heads(width),
         "layer_norm_eps": LayerNorm(1).eps,
         "text_mask": "causal",
-        "image_pool": "first token" if image else "attention",
+        "image_pool": "attention" if isinstance(visual, ModifiedResNet) else "first token",
         "text_pool": "end token",
     }
 

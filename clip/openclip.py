@@ -11,6 +11,7 @@ from copy import deepcopy
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeAlias
 
 import open_clip
 import torch
@@ -18,7 +19,7 @@ from open_clip.convert import convert_state_dict
 from open_clip.model import convert_to_custom_text_state_dict
 from open_clip.timm_model import TimmModel
 from open_clip.tokenizer import HFTokenizer
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from open_clip.transformer import ResidualAttentionBlock, TextTransformer, VisionTransformer
 from timm.layers import RotaryEmbeddingCat
 from timm.models import Eva
 from timm.models import VisionTransformer as TimmVisionTransformer
@@ -33,6 +34,7 @@ from clip.weight_files import DAMAGE, SIZE_ENTRIES, Weights, looks_like, read_we
 from clip.weights import DownloadError
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
+TextModel: TypeAlias = open_clip.CLIP | TextTransformer  # the text half of a model: part of it, or the model itself
 Token = Callable[[Tensor], Tensor]  # (N, T, ...) -> (N, 1, ...), what is read out of each sequence
 
 
@@ -172,7 +174,7 @@ def _tokenize(hf: HFTokenizer, texts: Sequence[str], context_length: int) -> Ten
 
 
 def backbone_of(
-    name: str, model: nn.Module, embed_dim: int, tokenize: Tokenize, end_id: int | None, preprocess: Mapping
+    name: str, model: open_clip.CLIP, embed_dim: int, tokenize: Tokenize, end_id: int | None, preprocess: Mapping
 ) -> Backbone:
     """The interface of a loaded open_clip model.
 
@@ -199,7 +201,7 @@ def backbone_of(
 # -- image towers ------------------------------------------------------------------------------------------------------
 
 
-def image_tower(visual: nn.Module, embed_dim: int) -> ImageTower:
+def image_tower(visual: VisionTransformer | TimmModel, embed_dim: int) -> ImageTower:
     """The steps of an image tower; one that is no ViT gets no token slots.
 
     What is read out are the tower's own tokens: prompts act through attention and are dropped before pooling.
@@ -278,9 +280,9 @@ def _timm_vit(visual: TimmModel, embed_dim: int, image_size: int) -> ImageTower:
     )
 
 
-def _rotary_block(trunk: Eva, block: nn.Module, x: Tensor) -> Tensor:
+def _rotary_block(trunk: Eva, block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """One block over (N, T + n, D); prompts behind the patches take no rotation (sine 0, cosine 1)."""
-    if trunk.rope is None:
+    if not isinstance(trunk.rope, RotaryEmbeddingCat):
         return block(x)
     table = trunk.rope.get_embed()
     prompts = x.shape[1] - trunk.num_prefix_tokens - table.shape[0]
@@ -290,12 +292,12 @@ def _rotary_block(trunk: Eva, block: nn.Module, x: Tensor) -> Tensor:
     return block(x, rope=table)
 
 
-def _can_read_one(block: nn.Module) -> bool:
+def _can_read_one(block: ResidualAttentionBlock) -> bool:
     """Whether `_read_one` knows the steps of this block."""
     return type(block) is ResidualAttentionBlock
 
 
-def _read_one(block: nn.Module, token: Token, x: Tensor, mask: Tensor | None = None) -> Tensor:
+def _read_one(block: ResidualAttentionBlock, token: Token, x: Tensor, mask: Tensor | None = None) -> Tensor:
     """What the last block gives for the token that is read out, (N, T, D) -> (N, 1, D): its own parts, one query.
 
     The mask, (1 or N, T, T), is added to the attention.
@@ -310,7 +312,7 @@ def _read_one(block: nn.Module, token: Token, x: Tensor, mask: Tensor | None = N
 # -- text towers -------------------------------------------------------------------------------------------------------
 
 
-def text_tower(model: nn.Module, embed_dim: int, tokenize: Tokenize, end_id: int | None) -> TextTower:
+def text_tower(model: open_clip.CLIP, embed_dim: int, tokenize: Tokenize, end_id: int | None) -> TextTower:
     """The steps of an open_clip text tower: causal or not, pooled at the end token, at the last position, or at CoCa's
     appended class token.
 
@@ -350,7 +352,7 @@ def _first_of(end_id: int, tokens: Tensor) -> Tensor:
     return (tokens == end_id).int().argmax(dim=-1)
 
 
-def _embed_text(text: nn.Module, pad_id: int, pool_type: str, x: Tensor) -> Tensor:
+def _embed_text(text: TextModel, pad_id: int, pool_type: str, x: Tensor) -> Tensor:
     """Embeddings (N, L, D) -> tokens (N, T, D) with the padding that takes part, the class token and positions."""
     n, length, _ = x.shape
     class_token = getattr(text, "cls_emb", None)
@@ -368,22 +370,22 @@ def _embed_text(text: nn.Module, pad_id: int, pool_type: str, x: Tensor) -> Tens
     return tokens + positions
 
 
-def _mask(text: nn.Module, x: Tensor) -> Tensor | None:
+def _mask(text: TextModel, x: Tensor) -> Tensor | None:
     """The tower's causal mask (T, T) for tokens (N, T, D), where it has one."""
     return None if text.attn_mask is None else text.attn_mask[: x.shape[1], : x.shape[1]]
 
 
-def _text_block(text: nn.Module, block: nn.Module, x: Tensor) -> Tensor:
+def _text_block(text: TextModel, block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """One block over (N, T, D), under the tower's mask."""
     return block(x, attn_mask=_mask(text, x))
 
 
-def _read_text(text: nn.Module, pool_type: str, x: Tensor, rows: Tensor) -> Tensor:
+def _read_text(text: TextModel, pool_type: str, x: Tensor, rows: Tensor) -> Tensor:
     """The last block for the token that is read out: (N, T, D), positions of the end token (N,) -> (N, 1, D)."""
     return _read_one(text.transformer.resblocks[-1], partial(_pooled_token, pool_type, rows), x, _mask(text, x))
 
 
-def _bind_class_token(text: nn.Module, x: Tensor, end: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
+def _bind_class_token(text: TextModel, x: Tensor, end: Tensor) -> tuple[Callable[[Tensor], Tensor], ...]:
     """CoCa's blocks under its mask for tokens (N, T, D), the class token last.
 
     The library marks padding one position too far to the right: every token sees one padding token, and the class token
@@ -395,7 +397,9 @@ def _bind_class_token(text: nn.Module, x: Tensor, end: Tensor) -> tuple[Callable
         seen = (positions <= end[:, None]) | (positions == text.context_length)
     else:
         seen = positions <= end[:, None] + 1
-    mask = _mask(text, x).masked_fill(~seen[:, None, :], float("-inf"))
+    causal = _mask(text, x)
+    assert causal is not None, "CoCa's text tower is causal"
+    mask = causal.masked_fill(~seen[:, None, :], float("-inf"))
     of_heads = mask.repeat_interleave(text.heads, dim=0)
     blocks = [partial(block, attn_mask=of_heads) for block in text.transformer.resblocks]
     if _can_read_one(blocks[-1].func):
@@ -420,7 +424,7 @@ def _pooled_token(pool_type: str, end: Tensor, x: Tensor) -> Tensor:
     return x[torch.arange(x.shape[0], device=x.device), end][:, None]
 
 
-def _pool_text(text: nn.Module, pool_type: str, x: Tensor, end: Tensor) -> Tensor:
+def _pool_text(text: TextModel, pool_type: str, x: Tensor, end: Tensor) -> Tensor:
     """Tokens (N, T, D) -> features (N, E)."""
     x, projection = text.ln_final(_pooled_token(pool_type, end, x)[:, 0]), text.text_projection
     if projection is None:

@@ -2,8 +2,10 @@
 
 import logging
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -40,12 +42,21 @@ def free_memory(device: torch.device) -> int | None:
         return torch.cuda.mem_get_info(device)[0] + held
     if not MEMINFO.is_file():
         return None
-    free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", MEMINFO.read_text())[1])
+    available = _number(r"MemAvailable:\s+(\d+)", MEMINFO)
+    if available is None:
+        return None
+    free = 1024 * available
     limit, used, usage = (CGROUP / f"memory.{name}" for name in ("max", "current", "stat"))
     if limit.is_file() and limit.read_text().strip().isdigit():  # a container's limit; files that are cached may go
-        cached = int(re.search(r"^file (\d+)", usage.read_text(), re.MULTILINE)[1])
+        cached = _number(r"^file (\d+)", usage) or 0
         free = min(free, int(limit.read_text()) - int(used.read_text()) + cached)
     return max(free, 0)
+
+
+def _number(pattern: str, path: Path) -> int | None:
+    """The number that a pattern finds in a file; None if there is none."""
+    found = re.search(pattern, path.read_text(), re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def convert_weights(model: nn.Module, dtype: torch.dtype = torch.float16) -> None:
@@ -64,6 +75,19 @@ def convert_all(model: nn.Module) -> None:
     for name, value in (*model.named_parameters(), *model.named_buffers()):
         if value.is_floating_point() and name not in ("logit_scale", "logit_bias"):
             value.data = value.data.half()
+
+
+class FrozenModel(Protocol):
+    """What `Precision.prepare` needs of a backbone: a module with these two attributes."""
+
+    model: nn.Module
+    to_half_precision: Callable[[nn.Module], None]
+
+    def requires_grad_(self, requires_grad: bool = True) -> nn.Module:
+        """As of a module."""
+
+
+Frozen = TypeVar("Frozen", bound=FrozenModel)
 
 
 class Precision:
@@ -100,7 +124,7 @@ class Precision:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self._autocast)
 
-    def prepare(self, backbone: nn.Module) -> nn.Module:
+    def prepare(self, backbone: Frozen) -> Frozen:
         """Move a frozen backbone to the device, in evaluation mode, in the format its weights have in this mode."""
         backbone.requires_grad_(False).eval().to(self.device)
         if self.name == "fp16":

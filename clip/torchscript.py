@@ -54,6 +54,7 @@ class _Call:
     """A function that a pickle may call; nothing can be set on it."""
 
     __slots__ = ("_function",)
+    _function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any]):
         object.__setattr__(self, "_function", function)

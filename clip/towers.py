@@ -11,11 +11,12 @@ width.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-Block = Callable[[Tensor], Tensor]
+Block = Callable[..., Tensor]  # tokens (N, T, D) -> (N, T, D), and `delta` where a tower is adaptable
 Prompts = Sequence[Tensor | None]
 QKVDelta = Callable[[Tensor], Tensor]  # a block's normalised input (N, T, D) -> (N, T, 3 D)
 
@@ -92,7 +93,10 @@ class TextTower:
     last: Callable[..., Tensor] | None = None
 
 
-def with_qkv_deltas(tower: ImageTower | TextTower, deltas: Sequence[QKVDelta | None]) -> ImageTower | TextTower:
+Tower = TypeVar("Tower", ImageTower, TextTower)
+
+
+def with_qkv_deltas(tower: Tower, deltas: Sequence[QKVDelta | None]) -> Tower:
     """The tower with something added to the projections of its blocks: one entry per block, None where nothing is.
 
     The blocks themselves are not changed.
@@ -122,8 +126,9 @@ def run_blocks(blocks: Sequence[Block], x: Tensor, prompts: Prompts, start: int)
     """
     assert len(prompts) <= len(blocks), "more prompts than blocks: cut the depth first"
     for i, block in enumerate(blocks):
-        if 0 < i < len(prompts) and prompts[i] is not None:
-            x = place(x, prompts[i], start)
+        prompt = prompts[i] if 0 < i < len(prompts) else None
+        if prompt is not None:
+            x = place(x, prompt, start)
         x = block(x)
     return x
 

@@ -8,14 +8,14 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPException
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 
 from tqdm import tqdm
 
-try:
-    import fcntl
-except ImportError:  # Windows: processes that download the same file at once are not kept apart
-    fcntl = None
+# Windows has none: there processes that download the same file at once are not kept apart
+fcntl = import_module("fcntl") if find_spec("fcntl") else None
 
 logger = logging.getLogger(__name__)
 

@@ -104,6 +104,9 @@ class APEXMethod(Method):
         "trained_tokens": "prompt_learner.trained_tokenized_prompts",
     }
 
+    tokens: Tensor
+    trained_tokens: Tensor
+
     def __init__(
         self,
         backbone: Backbone,

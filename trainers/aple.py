@@ -131,6 +131,7 @@ class APLe(MethodTrainer):
     do: its momentum and weight decay act twice per batch on each group.
     """
 
+    model: APLeMethod
     checkpoint_dir = "MultiModalPromptLearner"
     CONFIG = {
         "APLE": CfgNode(

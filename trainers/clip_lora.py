@@ -71,6 +71,8 @@ class LowRank(nn.Module):
     Learned: `w_lora_A` (r, D) and `w_lora_B` (D, r), which starts at zero.
     """
 
+    stream: Tensor
+
     def __init__(self, width: int, rank: int, alpha: float, dropout: float):
         super().__init__()
         self.scale = alpha / rank**0.5
@@ -111,19 +113,26 @@ class TowerDeltas(nn.ModuleDict):
         width: D. layers: blocks of the tower.
         position: which of them are adapted, one of `POSITIONS`; None for none.
         params: which projections.
-        settings: `rank`, `alpha`, `dropout` of `LowRank`.
+        settings: the rank, alpha and dropout of `LowRank`.
     """
 
-    def __init__(self, width: int | None, layers: int, position: str | None, params: Sequence[str], **settings: float):
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        position: str | None,
+        params: Sequence[str],
+        settings: tuple[int, float, float],
+    ):
         first, stop = (layers * twelfths // 12 for twelfths in POSITIONS[position]) if position else (0, 0)
         super().__init__(
-            {str(i): BlockDelta({f"{p}_proj": LowRank(width, **settings) for p in params}) for i in range(first, stop)}
+            {str(i): BlockDelta({f"{p}_proj": LowRank(width, *settings) for p in params}) for i in range(first, stop)}
         )
         self.layers = layers
 
     def per_block(self) -> list[BlockDelta | None]:
         """One entry per block of the tower, None where it is not adapted; empty if none is."""
-        blocks = dict(self.items())
+        blocks = {number: block for number, block in self.items() if isinstance(block, BlockDelta)}
         return [blocks.get(str(i)) for i in range(self.layers)] if blocks else []
 
 
@@ -146,6 +155,8 @@ class CLIPLoRAMethod(Method):
         ValueError: a value out of range (named), or a tower that has no attention blocks to adapt.
     """
 
+    tokens: Tensor
+
     def __init__(
         self,
         backbone: Backbone,
@@ -159,10 +170,10 @@ class CLIPLoRAMethod(Method):
         params: Sequence[str] = PROJECTIONS,
     ):
         _check(backbone, rank, dropout, encoder, position, params)
-        settings = {"rank": rank, "alpha": alpha, "dropout": dropout}
+        settings = rank, alpha, dropout
         in_text, in_vision = (position if encoder in (name, "both") else None for name in ("text", "vision"))
-        text = TowerDeltas(backbone.text_width, backbone.text_layers, in_text, params, **settings)
-        vision = TowerDeltas(backbone.vision_width, backbone.vision_layers, in_vision, params, **settings)
+        text = TowerDeltas(backbone.text_width, backbone.text_layers, in_text, params, settings)
+        vision = TowerDeltas(backbone.vision_width or 0, backbone.vision_layers, in_vision, params, settings)
         super().__init__(backbone.with_qkv_deltas(image=vision.per_block(), text=text.per_block()), classnames)
         self.text, self.vision = text, vision
         self.register_buffer("tokens", backbone.tokenize(fill(template, classnames)), persistent=False)
@@ -201,6 +212,7 @@ def _check(backbone: Backbone, rank: int, dropout: float, encoder: str, position
 class CLIP_LoRA(MethodTrainer):
     """Trains CLIP-LoRA. The learning rate follows the steps; their number may be given per shot."""
 
+    model: CLIPLoRAMethod
     checkpoint_dir = "clip_lora"
     lr_per_step = True
     CONFIG = {

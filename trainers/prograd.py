@@ -130,4 +130,5 @@ class ProGrad(MethodTrainer):
 
     def combined_gradient(self, gradients: Sequence[Tensor]) -> Tensor:
         """The gradient of the first loss, without what points against that of the second."""
-        return without_conflict(*gradients, self.settings.LAMBDA)
+        first, second = gradients
+        return without_conflict(first, second, self.settings.LAMBDA)

@@ -32,6 +32,7 @@ class TaskResMethod(Method):
     """
 
     checkpoint_names = {"residuals": "prompt_learner.text_feature_residuals"}
+    features: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], templates: Sequence[str], scale: float = 0.5):
         super().__init__(backbone, classnames)

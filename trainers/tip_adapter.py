@@ -76,6 +76,10 @@ class TipAdapterMethod(ZeroshotMethod):
     """
 
     checkpoint_names = {"keys": "adapter.weight"}
+    cache_labels: Tensor
+    alpha: Tensor
+    beta: Tensor
+    searched: Tensor
 
     def __init__(
         self,
@@ -154,6 +158,7 @@ class CacheTrainer(SupportTrainer):
         trains_keys: whether the cached keys are trained.
     """
 
+    model: TipAdapterMethod
     checkpoint_dir = "tip_adapter"
     trains_keys = False
     # ALPHA -1: by data set. AUGMENT_EPOCHS: augmented passes whose features are averaged.

@@ -4,6 +4,7 @@ Radford et al., "Learning Transferable Visual Models From Natural Language Super
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -26,7 +27,8 @@ def template_features(backbone: Backbone, template: str, classnames: list[str]) 
 
 def mean_features(backbone: Backbone, templates: Sequence[str], classnames: list[str]) -> Tensor:
     """Mean (C, E) over the templates' text features; nothing is normalised."""
-    return sum(template_features(backbone, template, classnames) for template in templates) / len(templates)
+    each = [template_features(backbone, template, classnames) for template in templates]
+    return reduce(torch.add, each) / len(each)
 
 
 def ensemble_features(backbone: Backbone, templates: Sequence[str], classnames: list[str]) -> Tensor:
@@ -37,6 +39,8 @@ def ensemble_features(backbone: Backbone, templates: Sequence[str], classnames: 
 
 class ZeroshotMethod(Method):
     """Fixed class features from one template or several."""
+
+    features: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], templates: Sequence[str]):
         super().__init__(backbone, classnames)
