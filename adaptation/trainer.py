@@ -114,6 +114,7 @@ class MethodTrainer(TrainerX):
 
     random_streams = "keyed"
     code_version = 1
+    model: Method
     CONFIG: dict[str, CfgNode] = {}
     checkpoint_dir = "prompt_learner"
     lr_per_step = False

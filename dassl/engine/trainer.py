@@ -15,7 +15,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -76,6 +76,7 @@ class SimpleTrainer(TrainerBase):
     random_streams = "global"
     code_version = 2
     learns = True
+    model: nn.Module
 
     @classmethod
     def class_transfer(cls, cfg: CfgNode) -> ClassTransfer:
