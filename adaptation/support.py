@@ -5,13 +5,13 @@ Shape legend: N training images, B images of a batch, E embedding width.
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from adaptation.trainer import MethodTrainer
-from dassl.data.data_manager import build_data_loader
+from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.data.samplers import EpochClock
 
 logger = logging.getLogger(__name__)
@@ -34,13 +34,13 @@ class SupportTrainer(MethodTrainer):
             self.cfg,
             data_source=self.dm.dataset.train_x,
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.train_loader_x.dataset.transform,
+            tfm=cast(DatasetWrapper, self.train_loader_x.dataset).transform,
             is_train=False,
             random_streams=self.random_streams,
         )
-        clock = EpochClock(self.cfg.SEED, "cache") if self.cfg.SEED >= 0 else None
-        loader.dataset.clock = clock
-        logger.info("Encoding %d training images, augmented passes: %d", len(loader.dataset), count)
+        images = cast(DatasetWrapper, loader.dataset)
+        images.clock = clock = EpochClock(self.cfg.SEED, "cache") if self.cfg.SEED >= 0 else None
+        logger.info("Encoding %d training images, augmented passes: %d", len(images), count)
         for _ in range(count):
             if clock is not None:
                 clock.tick()
@@ -60,5 +60,6 @@ class SupportTrainer(MethodTrainer):
         val, test = ({item.impath for item in part or ()} for part in (dataset.val, dataset.test))
         if not val or val & test:
             return None
+        assert self.val_loader is not None, "there are validation images"
         features, labels = zip(*map(self.encode, self.val_loader), strict=True)
         return torch.cat(features), torch.cat(labels)

@@ -217,7 +217,7 @@ class MethodTrainer(TrainerX):
         except ValueError as error:
             raise ValueError(f"MODEL.INIT_WEIGHTS {path}: {error}") from error
 
-    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
         """The optimiser over what is trained, and the schedule of its learning rate, as OPTIM says.
 
         Where `lr_per_step`, the schedule's epochs are steps.

@@ -33,6 +33,9 @@ class PrototypeMethod(Method):
         templates: the sentences of a class; the mean of their features is the start.
     """
 
+    features: Tensor
+    multipliers: Tensor
+
     def __init__(self, backbone: Backbone, classnames: list[str], templates: Sequence[str]):
         super().__init__(backbone, classnames)
         self.register_buffer("features", mean_features(backbone, templates, classnames), persistent=False)
@@ -78,6 +81,7 @@ class ZSLP(SupportTrainer):
         constrained: whether the prototypes are held near their start.
     """
 
+    model: PrototypeMethod
     checkpoint_dir = "adapter"
     constrained = False
     CONFIG = {"ADAPTER": CfgNode({"AUGMENT_EPOCHS": 20, "PREC": "fp32"})}

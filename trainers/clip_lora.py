@@ -255,7 +255,7 @@ class CLIP_LoRA(MethodTrainer):
         self.max_epoch = math.ceil(self.num_steps / per_epoch)
         super().build_model()
 
-    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
         """As OPTIM says; a cosine ends at LR_MIN with the last step."""
         optim, sched = super().build_optim(trainable)
         if isinstance(sched, CosineAnnealingLR):

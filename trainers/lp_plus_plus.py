@@ -43,6 +43,8 @@ class LPPlusPlusMethod(ZeroshotMethod):
         alpha_scale: the initial blending factor is this many times the mean similarity of images and their class.
     """
 
+    chosen_epoch: Tensor
+
     def __init__(self, backbone: Backbone, classnames: list[str], templates: Sequence[str], alpha_scale: float = 250.0):
         super().__init__(backbone, classnames, templates)
         self.alpha_scale = alpha_scale
@@ -95,7 +97,7 @@ class BlockwiseSGD(SGD):
     their gradients since the first step (the released code never resets that sum)."""
 
     @torch.no_grad()
-    def step(self, closure=None) -> None:
+    def step(self, closure=None) -> None:  # type: ignore[override]  # the closure's value is not needed
         """Take a step of the ordinary groups, and of the others where it is due."""
         for group in (group for group in self.param_groups if group.get("period")):
             for parameter in group["params"]:
@@ -116,6 +118,7 @@ class LPPlusPlus(SupportTrainer):
         best: accuracy in percent on the validation images and learned state of the epoch chosen so far.
     """
 
+    model: LPPlusPlusMethod
     checkpoint_dir = "lp_plus_plus"
     best: tuple[float, Mapping[str, Tensor]] = (-1.0, {})
     CONFIG = {"LPPLUSPLUS": CfgNode({"ALPHA_SCALE": 250.0, "SELECT": True, "PREC": "fp16"})}

@@ -234,7 +234,7 @@ class TipAdapterF(CacheTrainer):
     trains_keys = True
     lr_per_step = True
 
-    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
         """As OPTIM says, with the method's own epsilon for Adam and its kind."""
         optim, sched = super().build_optim(trainable)
         for group in optim.param_groups:
