@@ -4,7 +4,8 @@ A file belongs to one list of images (hashes of their contents) under one transf
 precision and batch size, by one version of the code and its libraries on one kind of processor; so what is read is what
 would be computed. Only features of the loader's own images are kept or read: what a method makes of images that it has
 changed is computed. The folder is bounded: what was not read for longest goes first. Files appear whole or not at all,
-and any number of processes may use the folder.
+carry a digest of their content, and are made anew where that is another one's; any number of processes may use the
+folder.
 
 Shape legend: N images of the list, B images of a batch, E embedding width.
 """
@@ -32,7 +33,7 @@ from clip.weights import default_cache
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine.comparison import to_dict
 from dassl.engine.record import installed, versions
-from dassl.utils import atomic_write
+from dassl.utils.digests import DamagedError, read_array, write_array
 from dassl.utils.file_identity import content_hash
 from dassl.utils.torchtools import device_name, processor_name
 
@@ -75,12 +76,15 @@ class KeptFeatures:
     @cached_property
     def known(self) -> Tensor | None:
         """Features (N, E) from the disk, None if they are not there."""
-        try:
-            array = np.load(self.path, allow_pickle=False)
-            os.utime(self.path)
-        except (OSError, ValueError, EOFError):
+        if not self.path.is_file():
             return None
-        if array.shape != self.shape:
+        try:
+            array = read_array(self.path)
+            os.utime(self.path)
+            if array.shape != self.shape or array.dtype.kind != "f" or not np.isfinite(array).all():
+                raise DamagedError(f"{self.path} holds no features of {self.shape[0]} images")
+        except (OSError, ValueError) as error:
+            logger.warning("Image features are computed anew: %s", error)
             return None
         logger.info("Image features of the frozen tower are read from %s", self.path)
         return torch.from_numpy(array)
@@ -109,8 +113,7 @@ class KeptFeatures:
         for rows, values in self._new:
             features[rows] = values
         try:
-            with atomic_write(self.path, "wb") as file:
-                np.save(file, features.numpy())
+            write_array(self.path, features.numpy())
             shrink(self.path.parent, LIMIT)
         except OSError as error:
             logger.warning("Image features are not kept (%s); TEST.CACHE_FEATURES False switches this off", error)
@@ -153,7 +156,7 @@ def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precisio
             "images": content_hash([item.impath for item in data.data_source]),
         }
         digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return folder() / f"{digest[:32]}.npy"
+        return folder() / f"{digest[:32]}.features"
 
     return KeptFeatures(locate, len(data), backbone.embed_dim)
 

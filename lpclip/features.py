@@ -6,6 +6,7 @@ Shape legend: N images, E embedding width.
 import json
 import logging
 import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +23,7 @@ from dassl.data.transforms import build_transform
 from dassl.engine.comparison import to_dict
 from dassl.engine.record import split_hash
 from dassl.utils import atomic_write
+from dassl.utils.digests import content_digest
 from dassl.utils.file_identity import content_hash
 
 logger = logging.getLogger(__name__)
@@ -99,20 +101,28 @@ def dataset_features(
 
 def _write(path: Path, description: str, features: dict[str, Features]) -> None:
     arrays = {f"{part}_{name}": array for part in PARTS for name, array in features[part]._asdict().items()}
+    arrays["description"] = np.array(description)
+    digest = np.array(content_digest(arrays))
     with atomic_write(path, "wb") as file:
-        np.savez(file, description=np.array(description), **arrays)
+        np.savez(file, **arrays, digest=digest)
     logger.info("Saved features to %s", path)
 
 
 def _read(path: Path, description: str) -> dict[str, Features] | None:
-    """What the file holds, or None if there is none, or one of other features."""
+    """What the file holds, or None if there is none, one of other features, or a damaged one (which is said)."""
     if not path.is_file():
         return None
     try:
-        with np.load(path) as arrays:
-            if str(arrays["description"]) == description:
-                return {part: Features(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in PARTS}
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is damaged or no file of features ({error}): delete it") from error
-    logger.info("%s holds features of other data or settings: they are computed anew", path)
-    return None
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:  # NumPy leaves a damaged one open
+            arrays = {name: file[name] for name in file.files if name != "digest"}
+            whole = str(file["digest"]) == content_digest(arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
+        logger.warning("%s is damaged or no file of features: they are computed anew", path)
+        return None
+    if not whole:
+        logger.warning("%s does not hold what was written to it: features are computed anew", path)
+        return None
+    if str(arrays["description"]) != description:
+        logger.info("%s holds features of other data or settings: they are computed anew", path)
+        return None
+    return {part: Features(arrays[f"{part}_x"], arrays[f"{part}_y"]) for part in PARTS}

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 from pathlib import Path
 
 import conformance
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
+import trainers  # noqa: F401 - registers
 from adaptation import feature_cache as kept_features
 from adaptation.feature_cache import KeptFeatures, shrink
 from adaptation.method import Method
 from clip.precision import CPU
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.digests import write_array
 
 OFF = {"TEST.CACHE_FEATURES": "False"}
 NAMES = sorted(name for name in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(name).__module__ != "toys")
@@ -52,7 +55,7 @@ def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
     assert torch.equal(say(first)[0], expected)
     logits, read = say(again)
     assert torch.equal(logits, expected)
-    files = list(features.glob("*.npy"))
+    files = list(features.glob("*.features"))
     adapted = not again.model.backbone.plain_images
     assert read == (again.model.reads_pixels or adapted)
     assert len(files) <= 1
@@ -66,13 +69,13 @@ def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosa
     run("APEX", "1.0")
     assert not features.exists()  # the frozen branch has weight 0
     run("ZeroshotCLIP", "1.0")
-    (file,) = features.glob("*.npy")
+    (file,) = features.glob("*.features")
     expected = run("APEX", "0.5")
     np.save(file, -np.load(file))  # so that reading shows
     assert not torch.equal(run("APEX", "0.5"), expected)
     file.unlink()
     assert torch.equal(run("APEX", "0.5"), expected)
-    assert list(features.glob("*.npy")) == [file]
+    assert list(features.glob("*.features")) == [file]
 
 
 def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, tmp_path, features, monkeypatch):
@@ -110,7 +113,7 @@ def test_images_that_a_trainer_or_a_method_has_changed_are_encoded(eurosat_root,
         return conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / run, **more)
 
     plain, _ = say(zero_shot("plain"))
-    (file,) = features.glob("*.npy")
+    (file,) = features.glob("*.features")
     changed, trainer = zero_shot("a", **OFF), zero_shot("b")
 
     class Brighter(type(trainer)):
@@ -130,7 +133,7 @@ def test_images_that_a_trainer_or_a_method_has_changed_are_encoded(eurosat_root,
     for change in (lambda images: images + 1, lambda images: images.add_(1)):
         monkeypatch.setattr(type(trainer.model), "image_features", lambda m, x, f=change: usual(m, f(x)))
         assert torch.equal(say(trainer)[0], expected)
-    assert list(features.glob("*.npy")) == [file]
+    assert list(features.glob("*.features")) == [file]
 
 
 def fill(path: Path, value: float, rows=((0, 1), (2,))) -> KeptFeatures:
@@ -143,7 +146,7 @@ def fill(path: Path, value: float, rows=((0, 1), (2,))) -> KeptFeatures:
 
 
 def test_only_whole_lists_are_kept_and_damaged_files_are_replaced(tmp_path, caplog):
-    path = tmp_path / "f" / "x.npy"
+    path = tmp_path / "f" / "x.features"
     fill(path, 1.0, rows=((0, 1),))
     assert not path.exists()
     path.parent.mkdir()
@@ -151,10 +154,30 @@ def test_only_whole_lists_are_kept_and_damaged_files_are_replaced(tmp_path, capl
     fill(path, 2.0)
     assert KeptFeatures(lambda: path, 3, 4).known.unique().tolist() == [2.0]
     assert KeptFeatures(lambda: path, 5, 4).known is None
-    assert [entry.name for entry in path.parent.iterdir()] == ["x.npy"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.features"]
     (tmp_path / "file").touch()
-    fill(tmp_path / "file" / "x.npy", 1.0)  # the folder cannot be made
+    fill(tmp_path / "file" / "x.features", 1.0)  # the folder cannot be made
     assert "are not kept" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["flipped", "cut", "other shape", "not finite", "objects"])
+def test_damaged_files_are_said_and_computed_anew(tmp_path, caplog, how):
+    path = tmp_path / "x.features"
+    fill(path, 1.0)
+    content = path.read_bytes()
+    if how == "flipped":
+        path.write_bytes(content[:-3] + bytes([content[-3] ^ 1]) + content[-2:])
+    elif how == "cut":
+        path.write_bytes(content[:-8])
+    elif how == "objects":
+        path.write_bytes(pickle.dumps([1.0]))
+    else:
+        write_array(path, np.ones((4, 4), "f4") if how == "other shape" else np.full((3, 4), np.nan, "f4"))
+    caplog.clear()
+    assert KeptFeatures(lambda: path, 3, 4).known is None
+    assert f"Image features are computed anew: {path}" in caplog.text
+    fill(path, 2.0)
+    assert KeptFeatures(lambda: path, 3, 4).known.unique().tolist() == [2.0]
 
 
 def test_the_folder_is_bounded(tmp_path):
@@ -172,7 +195,7 @@ def _many_times(path: Path, value: float) -> None:
 
 
 def test_several_processes_may_use_the_folder(tmp_path):
-    path = tmp_path / "x.npy"
+    path = tmp_path / "x.features"
     context = multiprocessing.get_context("fork")
     processes = [context.Process(target=_many_times, args=(path, float(value))) for value in (1, 2)]
     for process in processes:

@@ -124,6 +124,29 @@ def test_damaged_json_is_drawn_anew(eurosat, damage, caplog):
     assert path.read_text() == whole
 
 
+def test_a_draw_that_was_changed_within_the_split_is_drawn_anew(eurosat, caplog):
+    """Other images of the split, under the right labels: only the digest tells that they are not those drawn."""
+    drawn = rows(load("EuroSAT", eurosat, shots=2), "train_x")
+    (name,) = kept_files(eurosat)
+    path = eurosat / "eurosat/split_fewshot" / name
+    whole, split = path.read_text(), json.loads((eurosat / "eurosat/split_zhou_EuroSAT.json").read_text())
+    content = json.loads(whole)
+    content["train"][0] = next(row for row in split["train"] if row not in content["train"])
+    path.write_text(json.dumps(content))
+    assert rows(load("EuroSAT", eurosat, shots=2), "train_x") == drawn
+    assert f"Ignoring {path}: damaged (its content is not that which was written" in caplog.text
+    assert path.read_text() == whole
+    del content["digest"]
+    path.write_text(json.dumps(content))  # as older versions wrote it
+    assert rows(load("EuroSAT", eurosat, shots=2), "train_x") != drawn
+
+
+def test_a_pickle_with_a_giant_index_takes_no_memory(tmp_path):
+    path = tmp_path / "draw.pkl"
+    path.write_bytes(b"\x80\x04}r\xff\xff\xff\xff.")  # the reader in C would ask for 64 GB
+    assert caches.read_pickle(str(path), "2750") == {}
+
+
 def official_pickle(root: Path, train: list[Datum], val: list[Datum], prefix: str | None = None) -> Path:
     """What the official code writes: its Datums with the full paths of the machine that wrote it."""
     path = root / "eurosat/split_fewshot/shot_1-seed_1.pkl"

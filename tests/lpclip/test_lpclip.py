@@ -1,5 +1,6 @@
 """The linear probe: draws, search of the L2 strength, features, and a whole run on made images."""
 
+import io
 import json
 import os
 import shutil
@@ -207,8 +208,35 @@ def test_mistakes_are_answered_with_a_sentence(arguments, tmp_path, capsys, extr
     assert sentence in error
 
 
-def test_damaged_features_are_named(tmp_path):
+def _damages(path):
+    """Contents that a file of features may have after an accident, none of which is the right one."""
+    whole = path.read_bytes()
+    with np.load(path) as file:
+        arrays = dict(file)
+    yield from (b"no archive", b"", whole[: len(whole) // 2])
+    values = arrays["test_x"].tobytes()
+    place = whole.index(values) + 7
+    yield whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+    for changed in (
+        {"test_x": arrays["test_x"] + 1},
+        {"digest": np.array("0" * 64)},
+        {"test_y": arrays["test_y"][::-1]},
+    ):
+        buffer = io.BytesIO()
+        np.savez(buffer, **{**arrays, **changed})  # with checksums that are right
+        yield buffer.getvalue()
+
+
+def test_damaged_features_are_computed_anew(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(feature_room.logger, "propagate", True)
     path = tmp_path / "features.npz"
-    path.write_bytes(b"no archive")
-    with pytest.raises(ValueError, match=r"features\.npz is damaged"):
-        feature_room._read(path, "")
+    draw = np.random.default_rng(0).standard_normal
+    features = {part: feature_room.Features(draw((4, 3)), np.arange(4)) for part in feature_room.PARTS}
+    feature_room._write(path, "of this", features)
+    assert (feature_room._read(path, "of this")["test"].x == features["test"].x).all()
+    assert feature_room._read(path, "of that") is None
+    for content in list(_damages(path)):
+        caplog.clear()
+        path.write_bytes(content)
+        assert feature_room._read(path, "of this") is None
+        assert "computed anew" in caplog.text
