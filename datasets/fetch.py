@@ -1,5 +1,7 @@
 """Fetching and unpacking: mirrors in order, downloads that resume, checksums, everything whole or not at all.
 
+Files without a published checksum are compared with what they were on first use; plain http is tried over https first.
+
 The work is done by gdown (http and Google Drive, with progress and resume) and torchvision (checksums, archives).
 """
 
@@ -11,7 +13,11 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Iterable
+from dataclasses import replace
 
+from .archives import UnsafeArchiveError, extract
+from .first_use import ChangedDownloadError, verify_first_use
 from .sources import Download, Part
 
 logger = logging.getLogger(__name__)
@@ -19,6 +25,7 @@ logger = logging.getLogger(__name__)
 DOWNLOADS = ".downloads"  # in the data set's folder: files that are not whole or not verified yet
 RETRIES = 2  # of one mirror, after a lost connection
 TIMEOUT = 30.0  # seconds without an answer
+LOCAL = ("http://127.0.0.1", "http://localhost")  # served by this machine itself
 
 
 class FetchError(ValueError):
@@ -38,11 +45,21 @@ def address(download: Download) -> str:
     return download.url if drive or not key else f"https://drive.google.com/uc?id={key}"
 
 
+def _secure_first(downloads: Iterable[Download]) -> list[Download]:
+    """The same places, those of plain http over https before."""
+    found = []
+    for download in downloads:
+        if download.url.startswith("http://") and not download.url.startswith(LOCAL):
+            found.append(replace(download, url=download.url.replace("http://", "https://", 1)))
+        found.append(download)
+    return found
+
+
 def size_of(part: Part) -> int | None:
     """Bytes that the first mirror which answers announces; None if none does (Google Drive never does)."""
     import requests
 
-    for download in part.downloads:
+    for download in _secure_first(part.downloads):
         if download.url.startswith("drive:"):
             continue
         try:
@@ -69,7 +86,8 @@ def obtain(part: Part, folder: str, progress: bool = True, keep_archives: bool =
                 return
         except (OSError, ValueError, RuntimeError) as error:
             answers.append(str(error))
-    placed_first = sorted(part.downloads, key=lambda download: not os.path.isfile(os.path.join(folder, download.file)))
+    downloads = _secure_first(part.downloads)
+    placed_first = sorted(downloads, key=lambda download: not os.path.isfile(os.path.join(folder, download.file)))
     for download in placed_first:
         try:
             by_hand = os.path.isfile(os.path.join(folder, download.file))
@@ -100,7 +118,7 @@ def _fetch(download: Download, folder: str, progress: bool) -> str:
     """The verified file of a download: one that lies in `folder` already, else fetched. FetchError without one."""
     placed = os.path.join(folder, download.file)
     if os.path.isfile(placed):
-        fault = verify(placed, download.md5)
+        fault = _fault(placed, download, folder)
         if not fault:
             return placed
         raise FetchError(f"{placed} is there but {fault}; delete it")
@@ -108,7 +126,7 @@ def _fetch(download: Download, folder: str, progress: bool) -> str:
     os.makedirs(os.path.dirname(waiting), exist_ok=True)
     try:
         _download(address(download), waiting, progress)
-        fault = verify(waiting, download.md5)
+        fault = _fault(waiting, download, folder)
         if fault:
             os.remove(waiting)
             raise FetchError(f"what came {fault}")
@@ -117,6 +135,18 @@ def _fetch(download: Download, folder: str, progress: bool) -> str:
         if not os.listdir(os.path.dirname(waiting)):
             os.rmdir(os.path.dirname(waiting))
     return placed
+
+
+def _fault(path: str, download: Download, folder: str) -> str:
+    """What is wrong with a fetched file ("" if nothing): its checksum, or its kind and that it is as on first use."""
+    fault = verify(path, download.md5)
+    if fault or download.md5:
+        return fault
+    try:
+        verify_first_use(path, address(download).replace("http://", "https://", 1), folder)
+    except ChangedDownloadError as error:
+        return str(error)
+    return ""
 
 
 def _download(url: str, path: str, progress: bool) -> None:
@@ -169,15 +199,6 @@ def verify(path: str, md5: str = "") -> str:
     return "is a web page" if start.startswith(b"<") else ""
 
 
-def _extract(archive: str, folder: str) -> None:
-    """Unpack a tar or zip file; a tar's members that would leave the folder or are no plain files are refused."""
-    if tarfile.is_tarfile(archive):
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    else:
-        shutil.unpack_archive(archive, folder)
-
-
 def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
     """Unpack beside, then rename each path of `moves` to its place in `folder`; what is there already stays.
 
@@ -187,12 +208,12 @@ def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
     logger.info("Unpacking %s", archive)
     beside = tempfile.mkdtemp(prefix=".unpacking-", dir=folder)
     try:
-        _extract(archive, beside)
+        extract(archive, beside)
         for source, target in moves.items():
             outer, _, inner = source.partition("!")
             path = os.path.join(beside, outer)
             if inner and os.path.isfile(path):
-                _extract(path, f"{path}.contents")
+                extract(path, f"{path}.contents")
                 path = os.path.join(f"{path}.contents", inner)
             if not os.path.exists(path):
                 top = ", ".join(sorted(os.listdir(beside))[:5])
@@ -200,7 +221,7 @@ def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
             place = os.path.join(folder, target)
             if not os.path.exists(place):
                 os.replace(path, place)
-    except (OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, RuntimeError, UnsafeArchiveError, tarfile.TarError, zipfile.BadZipFile) as error:
         raise FetchError(f"{archive} cannot be unpacked ({error}); delete it and run this again") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

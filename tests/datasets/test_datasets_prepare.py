@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import json
 import logging
 import os
+import shutil
 import tarfile
 import threading
 import zipfile
@@ -18,7 +20,7 @@ from scipy.io import savemat
 from torchvision.datasets import imagenet
 
 from dassl.data.datasets import DATASET_REGISTRY
-from datasets import catalogue, fetch, imagenet_archives, prepare
+from datasets import archives, catalogue, fetch, imagenet_archives, prepare
 from datasets.fewshot import Counts
 from datasets.sources import Download, Part
 
@@ -297,6 +299,124 @@ def test_escaping_archives_stay_inside(tmp_path, server, eurosat, tmp_path_facto
     assert run(tmp_path) == 1
     assert not list(tmp_path.rglob("escaped"))
     assert "evil.tar cannot be unpacked" in caplog.text
+
+
+def _tar(*members: tarfile.TarInfo) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return buffer.getvalue()
+
+
+def _member(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.TarInfo:
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname, member.size = kind, link, 3 if kind == tarfile.REGTYPE else 0
+    return member
+
+
+def _zip(*members: tuple[str, int]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, mode in members:
+            info = zipfile.ZipInfo("x")
+            info.filename, info.external_attr = name, mode << 16
+            archive.writestr(info, b"abc")
+    return buffer.getvalue()
+
+
+GOOD = "2750/a.jpg"
+NAMES = [
+    "../escaped",
+    "a/../../escaped",
+    "/tmp/escaped_absolute",
+    "..",
+    "a\\..\\..\\escaped",
+    "C:/escaped",
+    "\\\\host\\share",
+]
+LINK, DEVICE, PIPE = 0o120777, 0o020666, 0o010666
+UNSAFE = {
+    **{f"tar {name}": ("evil.tar", _tar(_member(GOOD), _member(name))) for name in NAMES},
+    **{f"zip {name}": ("evil.zip", _zip((GOOD, 0), (name, 0))) for name in NAMES},
+    "tar link outside": ("evil.tar", _tar(_member(GOOD), _member("2750/l", tarfile.SYMTYPE, "../../outside"))),
+    "tar absolute link": ("evil.tar", _tar(_member(GOOD), _member("2750/l", tarfile.SYMTYPE, "/etc/passwd"))),
+    "tar hard link outside": ("evil.tar", _tar(_member(GOOD), _member("2750/l", tarfile.LNKTYPE, "../outside"))),
+    "tar device": ("evil.tar", _tar(_member(GOOD), _member("2750/d", tarfile.CHRTYPE))),
+    "tar pipe": ("evil.tar", _tar(_member(GOOD), _member("2750/d", tarfile.FIFOTYPE))),
+    "zip link": ("evil.zip", _zip((GOOD, 0), ("2750/l", LINK))),
+    "zip device": ("evil.zip", _zip((GOOD, 0), ("2750/d", DEVICE))),
+    "zip pipe": ("evil.zip", _zip((GOOD, 0), ("2750/d", PIPE))),
+}
+
+
+@pytest.mark.parametrize("case", UNSAFE)
+def test_unsafe_archives_are_refused_whole(tmp_path, case):
+    file, content = UNSAFE[case]
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / file).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(fetch.FetchError, match=rf"{file} cannot be unpacked \(its member .+\); delete it"):
+        fetch.unpack(str(folder / file), {"2750": "2750"}, str(folder))
+    assert sorted(tmp_path.rglob("*")) == before
+    assert not Path("/tmp/escaped_absolute").exists()
+
+
+@pytest.mark.parametrize(("limit", "said"), [("MAX_MEMBERS", "more than 2 members"), ("SMALL", "decompression bomb")])
+@pytest.mark.parametrize("kind", ["bomb.zip", "bomb.tar.gz"])
+def test_what_is_unpacked_is_bounded(tmp_path, monkeypatch, limit, said, kind):
+    monkeypatch.setattr(archives, limit, 2)
+    (tmp_path / "many/2750").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / f"many/2750/{number}").write_bytes(bytes(1 << 20))
+    path = tmp_path / kind
+    if kind.endswith("zip"):
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in sorted((tmp_path / "many").rglob("[0-9]")):
+                archive.write(file, f"2750/{file.name}")
+    else:
+        path.write_bytes(tarred(tmp_path / "many", "."))
+    with pytest.raises(fetch.FetchError, match=said):
+        fetch.unpack(str(path), {"2750": "2750"}, str(tmp_path))
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == sorted([kind, "many"])
+
+
+def test_a_download_without_a_checksum_is_recorded_on_first_use(tmp_path, server, eurosat, archive, caplog):
+    caplog.set_level(logging.INFO)
+    place = tmp_path / "eurosat"
+    eurosat(Download(server.url("good.zip"), "EuroSAT.zip", "", {"2750": "2750"}))
+    assert prepare.main(["eurosat", "--root", str(tmp_path)]) == 0
+    digest = hashlib.sha256(archive).hexdigest()
+    (entry,) = json.loads((place / "downloads.json").read_text()).values()
+    assert (entry["file"], entry["bytes"], entry["sha256"]) == ("EuroSAT.zip", len(archive), digest)
+    assert f"SHA-256 {digest}, recorded on first use" in caplog.text
+
+    shutil.rmtree(place / "2750")
+    assert prepare.main(["eurosat", "--root", str(tmp_path)]) == 0  # the same file again
+    assert f"SHA-256 {digest}, as on first use" in caplog.text
+    shutil.rmtree(place / "2750")
+    (place / "other").mkdir()
+    (place / "other/a.jpg").write_bytes(b"other")
+    server.files["good.zip"] = zipped(place / "other", "2750")
+    caplog.clear()
+    assert prepare.main(["eurosat", "--root", str(tmp_path)]) == 1
+    assert f"is another file ({len(server.files['good.zip']):,} bytes" in caplog.text
+    assert not (place / "2750").exists()
+    (place / "downloads.json").write_text("{")
+    assert prepare.main(["eurosat", "--root", str(tmp_path)]) == 1
+    assert "downloads.json is damaged" in caplog.text
+
+
+def test_plain_http_is_tried_over_https_first(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fetch, "_download", lambda url, path, progress: asked.append(url) or fetch._raise(url))
+    part = Part("images", ("2750",), (Download("http://example.org/a.zip", "a.zip"), Download("drive:1", "b.zip")))
+    monkeypatch.setattr(fetch, "_raise", lambda url: (_ for _ in ()).throw(fetch.FetchError(url)), raising=False)
+    with pytest.raises(fetch.FetchError):
+        fetch.obtain(part, str(tmp_path))
+    assert [url.partition(":")[0] for url in asked] == ["https", "http", "https"]
+    assert asked[:2] == ["https://example.org/a.zip", "http://example.org/a.zip"]
 
 
 def test_part_that_can_be_done_without(tmp_path, server, eurosat, archive, monkeypatch, caplog):
