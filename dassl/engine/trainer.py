@@ -230,7 +230,7 @@ class SimpleTrainer(TrainerBase):
         for batch in _with_progress_bar(batches, f"evaluating {split}", len(loader)):
             input, label = self.parse_batch_test(batch)
             output = self.model_inference(input)
-            self.evaluator.process(output[0] if isinstance(output, tuple | list) else output, label)
+            self.evaluator.process(output, label)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)

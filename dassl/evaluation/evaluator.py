@@ -6,6 +6,7 @@ Shapes: B samples in a batch, C classes.
 import logging
 import os
 from collections import OrderedDict, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -34,8 +35,8 @@ class EvaluatorBase:
         """Forget all batches."""
         raise NotImplementedError
 
-    def process(self, mo: Tensor, gt: Tensor) -> None:
-        """Add a batch: the model's output (B, C) and the labels (B,)."""
+    def process(self, mo: Any, gt: Tensor) -> None:
+        """Add a batch: what the model returned, such as scores (B, C), and the labels (B,)."""
         raise NotImplementedError
 
     def evaluate(self) -> "OrderedDict[str, float]":
@@ -81,12 +82,17 @@ class Classification(EvaluatorBase):
         if self.cfg.TEST.PER_CLASS_RESULT:
             self._per_class_res = defaultdict(list)
 
-    def process(self, mo: Tensor, gt: Tensor) -> None:
+    def process(self, mo: Tensor | Sequence[Any], gt: Tensor) -> None:
         """Add a batch of scores (B, C) and labels (B,), on any device.
+
+        Args:
+            mo: the scores, or several outputs of which they are the first.
+            gt: the labels.
 
         Raises:
             ValueError: the shapes do not fit.
         """
+        mo = mo[0] if isinstance(mo, tuple | list) else mo
         if mo.dim() != 2 or gt.shape != mo.shape[:1]:
             raise ValueError(f"expected scores (B, C) and labels (B,), got {tuple(mo.shape)} and {tuple(gt.shape)}")
         labels, predictions = gt.tolist(), mo.max(1).indices.masked_fill(mo.isnan().any(1), -1).tolist()

@@ -74,6 +74,11 @@ assert not (foreign | heavy) & set(sys.modules), (foreign | heavy) & set(sys.mod
 ours = [module for name, module in sys.modules.items() if name.split(".")[0] == "dassl"]
 others = [module.__name__ for module in ours if module.__doc__.startswith("For third-party code")]
 assert not others, others
+import random, numpy, torch
+state = lambda: (random.getstate(), numpy.random.get_state()[1].tolist(), torch.get_rng_state().tolist())
+before = state()
+import torch.utils.tensorboard, dassl.data.transforms, dassl.data.domain_samplers, dassl.modeling.backbone.vision
+assert state() == before  # what is imported in the midst of a run draws nothing
 """
     subprocess.run([sys.executable, "-c", program], cwd=repo_root, check=True)
 

@@ -1,7 +1,7 @@
 """Names of Dassl that research on domains uses: data sets, samplers, transforms, networks, mixing of features.
 
 The trainers are written in the style of public repositories: DAPrompt, on-device-dg, mixstyle-release, ssdg-benchmark,
-SkipTuning.
+CLIP_Calibration, SkipTuning.
 """
 
 import copy
@@ -37,6 +37,7 @@ from dassl.data.datasets import (
 from dassl.data.samplers import RandomClassSampler, RandomDomainSampler, SeqDomainSampler, build_sampler
 from dassl.data.transforms import INTERPOLATION_MODES
 from dassl.engine import TRAINER_REGISTRY, SimpleNet, TrainerX, TrainerXU, build_trainer
+from dassl.evaluation import EVALUATOR_REGISTRY, Classification
 from dassl.metrics import compute_accuracy
 from dassl.modeling import BACKBONE_REGISTRY, HEAD_REGISTRY, Backbone, build_backbone, build_head
 from dassl.modeling.ops import (
@@ -612,6 +613,58 @@ def test_daprompt(office, tmp_path, monkeypatch, name):
     trainer = run(monkeypatch, cfg, DAPL)
     assert type(trainer.dm.dataset).__name__ == name
     assert trainer.history[0]["loss"] > 0
+
+
+class Calibrated(Classification):
+    """CLIP_Calibration: an evaluator that needs what its constructor sets last, and more outputs than the scores."""
+
+    def __init__(self, cfg, lab2cname=None, **kwargs):
+        super().__init__(cfg, lab2cname)
+        self.bins = [0] * 4
+
+    def reset(self):
+        self.bins = [0] * len(self.bins)
+        self._correct = self._total = 0
+        self._y_true, self._y_pred = [], []
+
+    def process(self, mo, gt):
+        scores, features = mo
+        assert len(features) == len(gt)
+        confidence, pred = scores.softmax(1).max(1)
+        self._correct += int(pred.eq(gt).float().sum().item())
+        self._total += gt.shape[0]
+        self._y_true.extend(gt.data.cpu().numpy().tolist())
+        self._y_pred.extend(pred.data.cpu().numpy().tolist())
+        for value in confidence.tolist():
+            self.bins[min(int(value * len(self.bins)), len(self.bins) - 1)] += 1
+
+    def evaluate(self):
+        results = super().evaluate()
+        results["confident"] = 100.0 * self.bins[-1] / self._total
+        return results
+
+
+class Outputs(Vanilla2):
+    def __init__(self, cfg):
+        TrainerX.__init__(self, cfg)
+
+    def model_inference(self, images):
+        return self.model(images, return_feature=True)
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_clip_calibration(office, tmp_path, monkeypatch, per_class):
+    monkeypatch.setattr(EVALUATOR_REGISTRY, "_objects", dict(EVALUATOR_REGISTRY))
+    EVALUATOR_REGISTRY.register(Calibrated)
+    monkeypatch.setattr(BACKBONE_REGISTRY, "_objects", {"small": small})
+    keys = {"TEST__EVALUATOR": "Calibrated", "TEST__PER_CLASS_RESULT": per_class, "MODEL__BACKBONE__NAME": "small"}
+    trainer = run(monkeypatch, from_office(monkeypatch, office, tmp_path, **keys), Outputs)
+    metrics = read_json(str(tmp_path / "metrics.json"))
+    rows = metrics["per_class"]
+    assert sum(row["correct"] for row in rows) == trainer.evaluator._correct
+    assert metrics["accuracy"] == 100 * trainer.evaluator._correct / 12
+    assert 0 <= metrics["confident"] <= 100
+    assert ("perclass_accuracy" in metrics) is per_class
 
 
 class SkipTuning(TrainerX):
