@@ -102,9 +102,14 @@ class Method(nn.Module):
             return compute()
         return self.kept.of_batch(compute, self.backbone.device)
 
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """What the logits of images (B, 3, H, W) are made of: their features (B, E) and those of the classes, (C, E) or
+        for each image (B, C, E); not normalised."""
+        return self.image_features(images), self.cached_in_eval("text", self.text_features)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W)."""
-        return self.logits(self.image_features(images), self.cached_in_eval("text", self.text_features))
+        return self.logits(*self.encode(images))
 
     def logits(self, z: Tensor, t: Tensor) -> Tensor:
         """Scaled cosine (B, C) of image features (B, E) and text features (C, E)."""
@@ -115,10 +120,21 @@ class Method(nn.Module):
         return logits if bias is None else logits + bias
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss (a scalar) and what the log shows of it."""
-        logits = self(images)
-        loss = F.cross_entropy(logits, labels)
+        """The training loss (a scalar), cross-entropy plus the method's penalty, and what the log shows of it."""
+        z, t = self.encode(images)
+        logits = self.logits(z, t)
+        loss = F.cross_entropy(logits, labels) + self.penalty(images, z, t, logits)
         return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
+
+    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
+        """What the training loss has beside the cross-entropy.
+
+        Args:
+            images: (B, 3, H, W).
+            z, t: their features and those of the classes (`encode`).
+            logits: (B, C).
+        """
+        return 0.0
 
     def cached_in_eval(self, key: str, compute):
         """The value of `compute()`; in evaluation it is computed once until the mode or the weights change."""

@@ -50,7 +50,7 @@ class SupportTrainer(MethodTrainer):
         """Features (B, E) of a batch's images, not normalised, and its labels (B,)."""
         images, labels = self.parse_batch_test(batch)
         with self.precision.autocast():
-            return self.model.plain_image_features(images), labels
+            return self.model.image_features(images), labels
 
     @torch.no_grad()
     def validation_features(self) -> tuple[Tensor, Tensor] | None:

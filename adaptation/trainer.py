@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
+from adaptation.dept import check_dept, check_dept_state
 from adaptation.feature_cache import kept_features, without_pixels
 from adaptation.method import Method
 from adaptation.stacking import give_gradients, loss_and_gradients
@@ -142,6 +143,7 @@ class MethodTrainer(TrainerX):
                 f"TRAINER.{self.config_node}.PREC is {cfg.TRAINER[self.config_node].PREC!r}, but must be one of "
                 f"{', '.join(PRECISIONS)}"
             )
+        check_dept(cfg, type(self))
         if cfg.OPTIM.MAX_EPOCH < 1:
             raise ValueError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH}, but must be at least 1")
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
@@ -212,6 +214,7 @@ class MethodTrainer(TrainerX):
     def _start_from(self, path: str) -> None:
         """Load the learned state of a checkpoint, or of a plain state dict, to train on from there."""
         checkpoint = load_checkpoint(path)
+        check_dept_state(checkpoint.get("state_dict", checkpoint), self.model, path)
         try:
             self.model.load_state_dict(checkpoint.get("state_dict", checkpoint))
         except ValueError as error:
@@ -376,6 +379,7 @@ class MethodTrainer(TrainerX):
     def _state_for_classes(self, checkpoint: dict, path: Path) -> Mapping[str, torch.Tensor]:
         """The learned state of a checkpoint, for this run's classes where it says for which it was trained."""
         state, trained = checkpoint.get("state_dict", checkpoint), checkpoint.get("classnames")
+        check_dept_state(state, self.model, str(path))
         if trained is None or list(trained) == self.model.classnames:
             return state
         transfer, name = self.class_transfer(self.cfg), self.cfg.TRAINER.NAME

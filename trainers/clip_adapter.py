@@ -8,6 +8,7 @@ Shape legend: B images, C classes, E embedding width.
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.dept import DEPT, with_dept
 from adaptation.method import Method
 from adaptation.templates import template_of
 from adaptation.trainer import MethodTrainer
@@ -62,8 +63,9 @@ class CLIP_Adapter(MethodTrainer):
     """Trains CLIP-Adapter."""
 
     checkpoint_dir = "clip_adapter"
-    CONFIG = {"CLIP_ADAPTER": CfgNode({"RATIO": 0.2, "PREC": "fp32"})}
+    CONFIG = {"CLIP_ADAPTER": CfgNode({"RATIO": 0.2, "PREC": "fp32"}), **DEPT}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """CLIP-Adapter as the keys say."""
-        return CLIPAdapterMethod(backbone, classnames, template_of(self.dm.dataset), self.settings.RATIO)
+        method = CLIPAdapterMethod(backbone, classnames, template_of(self.dm.dataset), self.settings.RATIO)
+        return with_dept(method, self.cfg.TRAINER.DEPT)

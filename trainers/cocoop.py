@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.dept import DEPT, with_dept
 from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import Context
 from adaptation.trainer import MethodTrainer
@@ -56,25 +57,26 @@ class CoCoOpMethod(Method):
         features = to_float32(self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts))))
         return features.unflatten(0, (len(shifts), -1))
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of images (B, 3, H, W), each against text features of its own."""
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (B, E) of images (B, 3, H, W), and for each of them those of the classes, (B, C, E)."""
         z = self.image_features(images)
         shifts = self.meta_net(F.normalize(z, dim=-1))
         at_once = max(1, MAX_SENTENCES // len(self.classnames))
-        rows = [
-            self.logits(z_i[None], t_i)
-            for z_chunk, shift_chunk in zip(z.split(at_once), shifts.split(at_once), strict=True)
-            for z_i, t_i in zip(z_chunk, self.shifted_text_features(shift_chunk), strict=True)
-        ]
-        return torch.cat(rows)
+        return z, torch.cat([self.shifted_text_features(chunk) for chunk in shifts.split(at_once)])
+
+    def logits(self, z: Tensor, t: Tensor) -> Tensor:
+        """Logits (B, C) of image features (B, E), each against text features of its own, (B, C, E)."""
+        cosine = super().logits
+        return torch.cat([cosine(z_i[None], t_i) for z_i, t_i in zip(z, t, strict=True)])
 
 
 @TRAINER_REGISTRY.register()
 class CoCoOp(MethodTrainer):
     """Trains CoCoOp."""
 
-    CONFIG = {"COCOOP": CfgNode({"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"})}
+    CONFIG = {"COCOOP": CfgNode({"N_CTX": 16, "CTX_INIT": "", "PREC": "fp16"}), **DEPT}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """CoCoOp as the keys say."""
-        return CoCoOpMethod(backbone, classnames, self.settings.N_CTX, self.settings.CTX_INIT)
+        method = CoCoOpMethod(backbone, classnames, self.settings.N_CTX, self.settings.CTX_INIT)
+        return with_dept(method, self.cfg.TRAINER.DEPT)

@@ -8,6 +8,7 @@ Shape legend: C classes, L tokens, n context tokens, D_t text width, E embedding
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.dept import DEPT, with_dept
 from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import Context, ContextInit, context_from_words, prompt_name, random_context
 from adaptation.trainer import MethodTrainer
@@ -80,7 +81,8 @@ class CoOp(MethodTrainer):
     """Trains CoOp."""
 
     CONFIG = {
-        "COOP": CfgNode({"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"})
+        "COOP": CfgNode({"N_CTX": 16, "CSC": False, "CTX_INIT": "", "PREC": "fp16", "CLASS_TOKEN_POSITION": "end"}),
+        **DEPT,
     }
 
     @classmethod
@@ -91,4 +93,5 @@ class CoOp(MethodTrainer):
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """CoOp as the keys say."""
         keys = self.settings
-        return CoOpMethod(backbone, classnames, keys.N_CTX, keys.CTX_INIT, keys.CSC, keys.CLASS_TOKEN_POSITION)
+        method = CoOpMethod(backbone, classnames, keys.N_CTX, keys.CTX_INIT, keys.CSC, keys.CLASS_TOKEN_POSITION)
+        return with_dept(method, self.cfg.TRAINER.DEPT)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
-from adaptation.method import Method, percent_correct
+from adaptation.dept import DEPT, with_dept
+from adaptation.method import Method
 from adaptation.templates import template_of
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
@@ -53,17 +54,13 @@ class KgCoOpMethod(CoOpMethod):
         """Encode the hand-written sentences, (C, E)."""
         self.frozen = template_features(self.backbone, self.template, self.classnames)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy plus the weighted mean of one minus the cosine to the frozen features.
+    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+        """The weighted mean of one minus the cosine to the frozen features.
 
         The paper writes squared distances of normalised features (equation 2), which are twice that; the released code
         and its weight of 8 go with the cosine.
         """
-        t = self.text_features()
-        logits = self.logits(self.image_features(images), t)
-        distance = 1 - F.cosine_similarity(t, self.frozen, dim=-1).mean()
-        loss = F.cross_entropy(logits, labels) + self.weight * distance
-        return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
+        return self.weight * (1 - F.cosine_similarity(t, self.frozen, dim=-1).mean())
 
 
 @TRAINER_REGISTRY.register()
@@ -71,10 +68,11 @@ class KgCoOp(MethodTrainer):
     """Trains KgCoOp."""
 
     # N_CTX counts only where CTX_INIT is empty
-    CONFIG = {"KGCOOP": CfgNode({"N_CTX": 4, "CTX_INIT": "a photo of a", "W": 8.0, "PREC": "fp16"})}
+    CONFIG = {"KGCOOP": CfgNode({"N_CTX": 4, "CTX_INIT": "a photo of a", "W": 8.0, "PREC": "fp16"}), **DEPT}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """KgCoOp as the keys say."""
         keys = self.settings
         template = TEMPLATES.get(self.cfg.DATASET.NAME) or template_of(self.dm.dataset)
-        return KgCoOpMethod(backbone, classnames, template, keys.N_CTX, keys.CTX_INIT, keys.W)
+        method = KgCoOpMethod(backbone, classnames, template, keys.N_CTX, keys.CTX_INIT, keys.W)
+        return with_dept(method, self.cfg.TRAINER.DEPT)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
 from yacs.config import CfgNode
 
 from adaptation.method import Method, percent_correct
@@ -133,11 +134,12 @@ class LPPlusPlus(SupportTrainer):
         templates = select_templates(self.dm.dataset, self.cfg.DATASET.NAME)
         return LPPlusPlusMethod(backbone, classnames, templates, self.settings.ALPHA_SCALE)
 
-    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[BlockwiseSGD, None]:
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[BlockwiseSGD, LRScheduler]:
         """Gradient descent on two blocks; `before_train` sets their step sizes, which do not change."""
         alpha = self.model.alpha
         rest = [parameter for parameter in trainable if parameter is not alpha]
-        return BlockwiseSGD([{"params": rest, "momentum": MOMENTUM}, {"params": [alpha], "period": PERIOD}]), None
+        optim = BlockwiseSGD([{"params": rest, "momentum": MOMENTUM}, {"params": [alpha], "period": PERIOD}])
+        return optim, ConstantLR(optim, factor=1.0)
 
     @torch.no_grad()
     def before_train(self) -> None:

@@ -10,6 +10,7 @@ from copy import deepcopy
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from adaptation.dept import DEPT, with_dept
 from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import Context, random_vectors, slot_width
 from adaptation.trainer import MethodTrainer
@@ -86,9 +87,10 @@ class MaPLe(MethodTrainer):
     """Trains MaPLe."""
 
     checkpoint_dir = "MultiModalPromptLearner"
-    CONFIG = {"MAPLE": CfgNode({"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9})}
+    CONFIG = {"MAPLE": CfgNode({"N_CTX": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH": 9}), **DEPT}
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """MaPLe as the keys say."""
         keys = self.settings
-        return MaPLeMethod(backbone, classnames, keys.N_CTX, keys.PROMPT_DEPTH, keys.CTX_INIT)
+        method = MaPLeMethod(backbone, classnames, keys.N_CTX, keys.PROMPT_DEPTH, keys.CTX_INIT)
+        return with_dept(method, self.cfg.TRAINER.DEPT)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.dept import DEPT, with_dept
 from adaptation.method import Method
 from adaptation.templates import imagenet_templates
 from adaptation.trainer import MethodTrainer
@@ -57,19 +58,15 @@ class PromptSRCMethod(IVLPMethod):
         """Normalised features (B, E) of images without prompts."""
         return F.normalize(to_float32(self.backbone.encode_image(images)), dim=-1)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy, L1 distances of both sides' features, KL divergence of the logits (paper, equation 4)."""
-        t = F.normalize(self.text_features(), dim=-1)
-        z = F.normalize(self.image_features(images), dim=-1)
+    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+        """L1 distances of both sides' features, KL divergence of the logits (paper, equation 4)."""
+        z, t = F.normalize(z, dim=-1), F.normalize(t, dim=-1)
         z_frozen = self.frozen_image_features(images)
-        logits = self.logits(z, t)
         ours, theirs = (F.log_softmax(x, dim=-1) for x in (logits, self.logits(z_frozen, self.frozen)))
         # the released code divides the divergence by the number of logits, not of images
         divergence = F.kl_div(ours, theirs, reduction="sum", log_target=True) / logits.numel()
         text_distance, image_distance = F.l1_loss(t, self.frozen), F.l1_loss(z, z_frozen)
-        distances = self.text_weight * text_distance + self.image_weight * image_distance
-        loss = F.cross_entropy(logits, labels) + distances + divergence
-        return loss, {"loss": loss}
+        return self.text_weight * text_distance + self.image_weight * image_distance + divergence
 
 
 @TRAINER_REGISTRY.register()
@@ -96,13 +93,15 @@ class PromptSRC(MethodTrainer):
                 "GPA_MEAN": 15.0,
                 "GPA_STD": 1.0,
             }
-        )
+        ),
+        **DEPT,
     }
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """PromptSRC as the keys say."""
         weights = {"text_weight": self.settings.TEXT_LOSS_WEIGHT, "image_weight": self.settings.IMAGE_LOSS_WEIGHT}
-        return PromptSRCMethod(backbone, classnames, **prompt_sizes(self.settings), **weights)
+        method = PromptSRCMethod(backbone, classnames, **prompt_sizes(self.settings), **weights)
+        return with_dept(method, self.cfg.TRAINER.DEPT)
 
     def after_epoch(self) -> None:
         """Add to the average; after the last epoch deploy it, before the checkpoint is written."""

@@ -8,6 +8,7 @@ Shape legend: B images, C classes, E embedding width, n prompt tokens, D_v image
 from torch import Tensor
 from yacs.config import CfgNode
 
+from adaptation.dept import DEPT, with_dept
 from adaptation.method import IMAGE_PROMPT_NAMES, Method
 from adaptation.prompts import image_prompts
 from adaptation.templates import DEFAULT
@@ -54,10 +55,12 @@ class VPT(MethodTrainer):
         "VPT": CfgNode(
             # CTX_INIT is an official key that no one reads: the sentence is the same for every data set
             {"N_CTX_VISION": 2, "CTX_INIT": "a photo of a", "PREC": "fp16", "PROMPT_DEPTH_VISION": 1}
-        )
+        ),
+        **DEPT,
     }
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """VPT as the keys say."""
         with self.precision.autocast():
-            return VPTMethod(backbone, classnames, self.settings.N_CTX_VISION, self.settings.PROMPT_DEPTH_VISION)
+            method = VPTMethod(backbone, classnames, self.settings.N_CTX_VISION, self.settings.PROMPT_DEPTH_VISION)
+        return with_dept(method, self.cfg.TRAINER.DEPT)
