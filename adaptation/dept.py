@@ -8,7 +8,7 @@ features of images and of class sentences, each through an affine map of its own
 Shape legend: B images, C classes, E embedding width.
 """
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -123,12 +123,17 @@ def with_dept(method: Method, keys: CfgNode) -> Method:
     return DePTMethod(method, keys.WEIGHT) if keys.ENABLED else method
 
 
-def check_dept(cfg: CfgNode, trainer: type) -> None:
-    """Refuse DePT over a trainer that does not take it."""
+def check_dept(cfg: CfgNode, declared: Container[str]) -> None:
+    """Refuse DePT over a trainer that does not take it.
+
+    Args:
+        cfg: the configuration.
+        declared: names of the nodes that the trainer declares.
+    """
     node = cfg.TRAINER.get("DEPT")
-    if node and node.ENABLED and "DEPT" not in trainer.CONFIG:
+    if node and node.ENABLED and "DEPT" not in declared:
         hosts = ", ".join(name for name, cls in TRAINER_REGISTRY if "DEPT" in getattr(cls, "CONFIG", {}))
-        raise ValueError(f"TRAINER.DEPT.ENABLED is True, but {trainer.__name__} does not take DePT; these do: {hosts}")
+        raise ValueError(f"TRAINER.DEPT.ENABLED is True, but {cfg.TRAINER.NAME} does not take DePT; these do: {hosts}")
 
 
 def check_dept_state(state: Mapping[str, Tensor], method: Method, path: str) -> None:

@@ -143,7 +143,7 @@ class MethodTrainer(TrainerX):
                 f"TRAINER.{self.config_node}.PREC is {cfg.TRAINER[self.config_node].PREC!r}, but must be one of "
                 f"{', '.join(PRECISIONS)}"
             )
-        check_dept(cfg, type(self))
+        check_dept(cfg, self.CONFIG)
         if cfg.OPTIM.MAX_EPOCH < 1:
             raise ValueError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH}, but must be at least 1")
         if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:

@@ -186,7 +186,9 @@ def test_half_precision(eurosat_root, tmp_path):
 
 
 def test_trainers_that_are_no_hosts(eurosat_root, tmp_path):
-    with pytest.raises(ValueError, match=r"TRAINER.DEPT.ENABLED is True, but APEX does not take DePT; these do: .*CoOp"):
+    with pytest.raises(
+        ValueError, match=r"TRAINER.DEPT.ENABLED is True, but APEX does not take DePT; these do: .*CoOp"
+    ):
         conformance.make("APEX", eurosat_root, tmp_path, **ON)
     with pytest.raises(ValueError, match=r"TRAINER.DEPT.WEIGHT is 1.5, but must lie in \[0, 1\]"):
         conformance.make("CoOp", eurosat_root, tmp_path, **ON, **{"TRAINER.DEPT.WEIGHT": "1.5"})
