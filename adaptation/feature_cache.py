@@ -14,13 +14,15 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator
-from functools import cache, cached_property
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
@@ -29,6 +31,7 @@ import dassl.data
 import dassl.utils.images
 from clip.backbone import Backbone
 from clip.precision import Precision, tf32_state
+from clip.towers import Prompts
 from clip.weights import default_cache
 from dassl.data.data_manager import DatasetWrapper
 from dassl.engine.comparison import to_dict
@@ -48,23 +51,66 @@ def folder() -> Path:
     return Path(os.environ.get("FEATURE_CACHE") or default_cache() / "image_features").expanduser()
 
 
-class KeptFeatures:
-    """Features of the images of one list.
+class BatchImages(Tensor):
+    """The images (B, 3, H, W) of a batch of a known list, of which the cache knows which they are.
+
+    Whatever is done with it is done with the pixels, which may only then be read, and gives an ordinary tensor. So a
+    method or trainer that changes images in any way is never given features of the unchanged ones.
+
+    Attributes:
+        rows: which images of the list they are, (B,).
+        pixels: the images on `device`; None as long as nobody has asked for them.
+        handled: whether anything but the cache has had the pixels.
+    """
+
+    rows: Tensor
+    pixels: Tensor | None
+    handled: bool
+    device_wanted: torch.device | None
+    _read: Callable[[], Tensor]
+
+    @staticmethod
+    def of(rows: Tensor, read: Callable[[], Tensor]) -> "BatchImages":
+        """The images of these rows; `read` gives the pixels."""
+        images = torch.empty(0).as_subclass(BatchImages)
+        images.rows, images.pixels, images.handled, images.device_wanted, images._read = rows, None, False, None, read
+        return images
+
+    def load(self) -> Tensor:
+        """The pixels on the device that the batch was sent to."""
+        if self.pixels is None:
+            self.pixels = self._read().to(self.device_wanted, non_blocking=True)
+        return self.pixels
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        """Send it to a device without reading; for everything else the pixels take its place."""
+        if func is Tensor.to and len(args) == 2 and isinstance(args[1], torch.device) and args[0].pixels is None:
+            args[0].device_wanted = args[1]
+            return args[0]
+
+        if func is Tensor.requires_grad.__get__:  # what hooks of modules ask; the answer is no
+            return False
+
+        def pixels(images: BatchImages) -> Tensor:
+            images.handled = True
+            return images.load()
+
+        args, kwargs = tree_map_only(BatchImages, pixels, (args, kwargs or {}))
+        return func(*args, **kwargs)
+
+
+class FeatureCache:
+    """Features of the images of one list, in a file.
 
     Args:
         locate: gives the file; called when features are asked for.
         count: N.
         width: E.
-
-    Attributes:
-        rows: which images of the list the current batch consists of, (B,).
-        fed: the current batch's images on the device, as the loader gave them, (B, 3, H, W).
     """
 
     def __init__(self, locate: Callable[[], Path], count: int, width: int):
         self.shape = count, width
-        self.rows = self.fed = torch.empty(0)
-        self._version = 0
         self._locate = locate
         self._new: list[tuple[Tensor, Tensor]] = []
 
@@ -89,24 +135,36 @@ class KeptFeatures:
         logger.info("Image features of the frozen tower are read from %s", self.path)
         return torch.from_numpy(array)
 
-    def feed(self, images: Tensor) -> None:
-        """Note the current batch's images."""
-        self.fed, self._version = images, images._version
-
-    def has(self, images: Tensor) -> bool:
-        """Whether these are the current batch's images, unchanged."""
-        return images is self.fed and images._version == self._version
-
-    def of_batch(self, compute: Callable[[], Tensor], device: torch.device) -> Tensor:
-        """Features (B, E) of the current batch on a device: the known ones, else computed and noted."""
+    def encode(self, backbone: Backbone, images: Tensor, prompts: Prompts = ()) -> Tensor:
+        """What `backbone.encode_image` gives; from the cache, or noted for it, where these are images as they are."""
+        if not isinstance(images, BatchImages):
+            return backbone.encode_image(images, prompts)
+        if prompts or images.handled:
+            return backbone.encode_image(images.load(), prompts)
         if self.known is not None:
-            return self.known[self.rows].to(device)
-        features = compute()
-        self._new.append((self.rows, features.detach().cpu()))
+            return self.known[images.rows].to(backbone.device)
+        features = backbone.encode_image(images.load())
+        self._new.append((images.rows, features.detach().cpu()))
         return features
 
+    def wrap(self, backbone: Backbone) -> Backbone:
+        """The backbone with `encode` in the place of its `encode_image`."""
+        other = copy(backbone)
+        other.encode_image = partial(self.encode, backbone)
+        return other
+
+    def batches(self, loader: DataLoader) -> Iterator[dict]:
+        """The batches of a loader, whose images are read only if somebody looks at those of the first batch."""
+        rows = list(loader.batch_sampler)
+        for number, batch in enumerate(unread_batches(loader, rows)):
+            yield batch
+            if number == 0 and batch["img"].pixels is not None:
+                for read in remaining_batches(loader, rows[1:]):
+                    yield {**read, "img": BatchImages.of(read["index"], partial(read.__getitem__, "img"))}
+                return
+
     def write(self) -> None:
-        """Keep what was computed, if it is the whole list."""
+        """Write what was computed, if it is the whole list."""
         if sum(len(rows) for rows, _ in self._new) != self.shape[0]:
             return
         features = torch.empty(self.shape)
@@ -135,30 +193,40 @@ def shrink(directory: Path, limit: int) -> None:
         total -= size
 
 
-def kept_features(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precision: Precision) -> KeptFeatures | None:
-    """The kept features of the images of a loader; None where they cannot be, or are not to be kept.
+def cached_batches(cfg: CfgNode, loader: DataLoader, model: nn.Module, precision: Precision) -> Iterator[dict]:
+    """The batches of a loader, while the method's plain image features come from the cache, or are kept in it.
 
-    They cannot where the images are not read in the usual way, the transform does not say what it does, the image tower
-    is an adapted one, or nobody knows which weights it has.
+    They are neither where the images are not read in the usual way, the transform does not say what it does, the image
+    tower is an adapted one, or nobody knows which weights it has.
     """
     data, shown = loader.dataset, repr(getattr(loader.dataset, "transform", None))
     usual = type(data) is DatasetWrapper and data.clock is None and " at 0x" not in shown
+    backbone = model.backbone
     if not (cfg.TEST.CACHE_FEATURES and usual and backbone.plain_images and backbone.digest):
-        return None
+        yield from loader
+        return
+    locate = partial(cache_file, cfg, loader, backbone, precision, shown)
+    cache = FeatureCache(locate, len(data), backbone.embed_dim)
+    object.__setattr__(model, "backbone", cache.wrap(backbone))
+    try:
+        yield from cache.batches(loader)
+        cache.write()
+    finally:
+        object.__setattr__(model, "backbone", backbone)
 
-    def locate() -> Path:
-        settings = {
-            "by": [_code(), versions(), installed(*TOWERS)],
-            "on": [device_name(backbone.device), processor_name(), torch.get_num_threads()],
-            "precision": [precision.name, tf32_state()],
-            "backbone": backbone.identity(),
-            "transform": [shown, to_dict(cfg.INPUT), loader.batch_size],
-            "images": content_hash([item.impath for item in data.data_source]),
-        }
-        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        return folder() / f"{digest[:32]}.features"
 
-    return KeptFeatures(locate, len(data), backbone.embed_dim)
+def cache_file(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precision: Precision, transform: str) -> Path:
+    """The file of the features of a loader's images."""
+    settings = {
+        "by": [_code(), versions(), installed(*TOWERS)],
+        "on": [device_name(backbone.device), processor_name(), torch.get_num_threads()],
+        "precision": [precision.name, tf32_state()],
+        "backbone": backbone.identity(),
+        "transform": [transform, to_dict(cfg.INPUT), loader.batch_size],
+        "images": content_hash([item.impath for item in loader.dataset.data_source]),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+    return folder() / f"{digest[:32]}.features"
 
 
 @cache
@@ -169,8 +237,24 @@ def _code() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
 
-def without_pixels(loader: DataLoader) -> Iterator[dict]:
-    """The batches of a loader whose images are not read: `img` is (B, 0)."""
-    for rows in loader.batch_sampler:
-        labels = torch.tensor([loader.dataset.data_source[row].label for row in rows])
-        yield {"img": torch.empty(len(rows), 0), "label": labels, "index": torch.tensor(rows)}
+def unread_batches(loader: DataLoader, batches: Sequence[list[int]]) -> Iterator[dict]:
+    """Batches of a loader, by their rows, whose images are read when somebody looks at them."""
+
+    def read(rows: list[int]) -> Tensor:
+        return loader.collate_fn([loader.dataset[row] for row in rows])["img"]
+
+    for rows in batches:
+        items = [loader.dataset.data_source[row] for row in rows]
+        yield {
+            "img": BatchImages.of(torch.tensor(rows), partial(read, rows)),
+            "label": torch.tensor([item.label for item in items]),
+            "domain": torch.tensor([item.domain for item in items]),
+            "impath": [item.impath for item in items],
+            "index": torch.tensor(rows),
+        }
+
+
+def remaining_batches(loader: DataLoader, batches: Sequence[list[int]]) -> DataLoader:
+    """A loader like this one, of some of its batches."""
+    same = ("num_workers", "collate_fn", "pin_memory", "worker_init_fn", "prefetch_factor", "multiprocessing_context")
+    return DataLoader(loader.dataset, batch_sampler=batches, **{name: getattr(loader, name) for name in same})

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adaptation.feature_cache import KeptFeatures
 from clip.backbone import Backbone
 from clip.precision import autocast_disabled, to_float32
 
@@ -21,7 +20,6 @@ IMAGE_PROMPT_NAMES = {
 }
 TEXT_PROMPT_NAMES = {"text_prompts.tokens.*": "text_encoder.transformer.resblocks.*.VPT_shallow"}
 CONTEXT_NAMES = {"context.vectors": "prompt_learner.ctx"}
-READS_IMAGES = {"plain_image_features", "image_features", "forward"}
 
 
 def translated(name: str, table: Mapping[str, str]) -> str | None:
@@ -63,19 +61,10 @@ class Method(nn.Module):
     Class attributes:
         checkpoint_names: how own parameters and buffers are called in checkpoints, own name -> official name; `*`
             stands for one part of a dotted name. What is not listed has its own name there.
-        reads_pixels: whether evaluation needs images, not only their features in the plain tower. A class that writes
-            its own `plain_image_features`, `image_features` or `forward` does, unless it says otherwise.
     """
 
     checkpoint_names: Mapping[str, str] = {}
-    reads_pixels = False
     backbone: Backbone
-    kept: KeptFeatures | None = None  # of the images that are being evaluated
-
-    def __init_subclass__(cls, **options):
-        super().__init_subclass__(**options)
-        if "reads_pixels" not in vars(cls) and READS_IMAGES & vars(cls).keys():
-            cls.reads_pixels = True
 
     def __init__(self, backbone: Backbone, classnames: list[str]):
         super().__init__()
@@ -89,18 +78,8 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def image_features(self, images: Tensor) -> Tensor:
-        """Features (B, E) of images (B, 3, H, W), not normalised."""
-        return self.plain_image_features(images)
-
-    def plain_image_features(self, images: Tensor) -> Tensor:
-        """Features (B, E) of images without any prompts, not normalised; in evaluation the kept ones, if there are."""
-
-        def compute() -> Tensor:
-            return to_float32(self.backbone.encode_image(images))
-
-        if self.kept is None or not self.kept.has(images):
-            return compute()
-        return self.kept.of_batch(compute, self.backbone.device)
+        """Features (B, E) of images (B, 3, H, W), not normalised: by default those of the frozen tower."""
+        return self.backbone.encode_image(images)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the logits of images (B, 3, H, W) are made of: their features (B, E) and those of the classes, (C, E) or

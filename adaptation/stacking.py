@@ -1,9 +1,10 @@
-"""Several runs (seeds) of one recipe in one process: their training steps are computed together.
+"""Several runs (seeds) of one configuration in one process: their training steps are computed together.
 
 The runs are ordinary runs: each has its trainer, its draw of images, its order, its optimiser, its log and its
 checkpoints. They are carried forward by turns (greenlets); when all of them stand before a training step, the learned
 tensors are stacked in a leading dimension, the loss is mapped over it (`torch.func.vmap`), and one backward pass gives
-each run the gradient that it would have had alone. So no method knows that it is stacked.
+each run the gradient that it would have had alone. While they run, this stands in the place of
+`MethodTrainer.compute_gradients`; neither trainers nor methods know of it.
 
 Shape legend: R runs, B images of one run's batch.
 """
@@ -12,97 +13,49 @@ import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Sequence
-from contextvars import ContextVar
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from adaptation.method import Method
-from clip.backbone import Backbone
-from clip.memory import SHARE, counted_activations, format_bytes, whole_batches
-from clip.precision import Precision
+from adaptation.trainer import MethodTrainer, backward_parts
+from clip.chunking import SHARE, counted_activations, format_bytes, unchunked
 from dassl.utils import RUNS_IN_PROCESS
 
 logger = logging.getLogger(__name__)
 
-
-class Stackable(Protocol):
-    """What stacking needs of a trainer, which is a `adaptation.trainer.MethodTrainer`."""
-
-    supports_stacking: bool
-    model: Method
-    backbone: Backbone
-    precision: Precision
-
-    def backward(self, loss: Tensor) -> None:
-        """Give the gradients of a finite loss to what is learned."""
-
-    def combined_gradient(self, gradients: Sequence[Tensor]) -> Tensor:
-        """The gradient of one parameter from those of the parts of the loss."""
-
-    def detect_anomaly(self, loss: Tensor) -> None:
-        """Raise a FloatingPointError unless the loss is finite."""
+StepInput = tuple[MethodTrainer, Tensor, Tensor]  # whose step, images (B, 3, H, W), labels (B,)
+StepOutput = tuple[Tensor, dict[str, Tensor]]  # loss, what the log shows of the step
 
 
-Request = tuple[Stackable, Tensor, Tensor]
-Answer = tuple[Tensor, dict[str, Tensor]]
-_SCHEDULER: ContextVar[greenlet | None] = ContextVar("scheduler", default=None)
-
-
-def loss_and_gradients(trainer: Stackable, images: Tensor, labels: Tensor) -> Answer:
-    """The loss of one run's batch and what the log shows of the step; adds to the gradients of what the run learns.
-
-    Where the run is one of several, all runs' losses and gradients are computed together; this run gets its own.
-    """
-    scheduler = _SCHEDULER.get()
-    request = trainer, images, labels
-    if scheduler is None or not trainer.supports_stacking:
-        return own_loss(request)
-    loss, summary = scheduler.switch(request)
-    trainer.detect_anomaly(loss)
-    return loss, summary
-
-
-def own_loss(request: Request) -> Answer:
+def single_run_loss(step: StepInput) -> StepOutput:
     """Loss, gradients and summary of one run alone."""
-    trainer, images, labels = request
+    trainer, images, labels = step
     with trainer.precision.autocast():
         loss, summary = trainer.model.loss(images, labels)
     trainer.backward(loss)
     return loss, summary
 
 
-def joint_losses(requests: Sequence[Request], same: "Same | None" = None) -> list[Answer]:
+def stacked_losses(steps: Sequence[StepInput], equal: "ConstantsEqual | None" = None) -> list[StepOutput]:
     """Losses, gradients and summaries of several runs: one backward pass over the sum of their losses."""
-    if len(requests) == 1:
-        return [own_loss(requests[0])]
-    with whole_batches():
-        answers = stacked_losses(requests, same or Same())
-    give_gradients([trainer for trainer, *_ in requests], [loss for loss, _ in answers])
-    return answers
-
-
-def give_gradients(trainers: Sequence[Stackable], losses: Sequence[Tensor]) -> None:
-    """Add to the gradients of what runs learn those of their losses, each scaled as its run's precision asks for.
-
-    Args:
-        trainers: of R runs.
-        losses: of each run a scalar, or the K parts of its loss, (K,), whose gradients its trainer combines.
-    """
-    scaled = [t.precision.scaler.scale(loss) for t, loss in zip(trainers, losses, strict=True)]
-    if scaled[0].ndim == 0:
-        torch.stack(scaled).sum().backward()
-        return
-    owners = [(t, p) for t in trainers for p in t.model.parameters() if p.requires_grad]
-    learned = [p for _, p in owners]
-    parts = [torch.autograd.grad(part, learned, retain_graph=True) for part in torch.stack(scaled).sum(dim=0)]
-    for (trainer, parameter), *gradients in zip(owners, *parts, strict=True):
-        parameter.grad = trainer.combined_gradient(gradients)
+    if len(steps) == 1:
+        return [single_run_loss(steps[0])]
+    with unchunked(steps[0][0].model.backbone):
+        outputs = _mapped_losses(steps, equal or ConstantsEqual())
+    trainers = [trainer for trainer, *_ in steps]
+    scaled = [t.precision.scaler.scale(loss) for t, (loss, _) in zip(trainers, outputs, strict=True)]
+    total = torch.stack(scaled).sum(dim=0)
+    if total.ndim == 0:
+        total.backward()
+    else:
+        backward_parts(trainers, total)
+    return outputs
 
 
 def evenly(items: Sequence, most: int) -> list[Sequence]:
@@ -111,28 +64,28 @@ def evenly(items: Sequence, most: int) -> list[Sequence]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
-class Packing:
+class RunBatcher:
     """How many runs are computed together: all, or as many as their activations leave room for."""
 
     def __init__(self):
         self._at_once: dict[Hashable, int] = {}
-        self._same = Same()
+        self._equal = ConstantsEqual()
 
-    def answers(self, kind: Hashable, requests: Sequence[Request]) -> list[Answer | Exception]:
+    def outputs(self, kind: Hashable, steps: Sequence[StepInput]) -> list[StepOutput | Exception]:
         """Losses, gradients and summaries of runs whose steps are of one kind, or the exceptions that they raised.
 
         The first step of a kind that is asked for is computed alone and measured.
         """
-        if kind not in self._at_once and len(requests) > 1:
-            first = self._tried(lambda: [self._measured(kind, requests[0])], 1)
-            return [*first, *self.answers(kind, requests[1:])]
-        pieces = evenly(requests, self._at_once.get(kind, 1))
-        return [answer for piece in pieces for answer in self._of_piece(kind, piece)]
+        if kind not in self._at_once and len(steps) > 1:
+            first = self._tried(lambda: [self._measured(kind, steps[0])], 1)
+            return [*first, *self.outputs(kind, steps[1:])]
+        pieces = evenly(steps, self._at_once.get(kind, 1))
+        return [output for piece in pieces for output in self._of_piece(kind, piece)]
 
-    def _of_piece(self, kind: Hashable, piece: Sequence[Request]) -> list[Answer | Exception]:
-        """Answers to steps that are computed together. If that fails, fewer are from then on, in the end each alone:
+    def _of_piece(self, kind: Hashable, piece: Sequence[StepInput]) -> list[StepOutput | Exception]:
+        """Outputs of steps that are computed together. If that fails, fewer are from then on, in the end each alone:
         memory may be shorter than it was, and what is wrong with one run is its own."""
-        tried = self._tried(partial(joint_losses, piece, self._same), len(piece))
+        tried = self._tried(partial(stacked_losses, piece, self._equal), len(piece))
         if len(piece) == 1 or not isinstance(tried[0], Exception):
             return tried
         self._at_once[kind] = len(piece) // 2
@@ -141,24 +94,24 @@ class Packing:
         tried.clear()  # the exception holds what was computed
         for trainer, *_ in piece:
             trainer.model.zero_grad(set_to_none=True)
-        return self.answers(kind, piece)
+        return self.outputs(kind, piece)
 
-    def _measured(self, kind: Hashable, request: Request) -> Answer:
-        """The answer to one run alone; notes how many such runs there is room for."""
-        backbone = request[0].backbone
-        room = backbone.parts.room(backbone.device)
+    def _measured(self, kind: Hashable, step: StepInput) -> StepOutput:
+        """The output of one run's step alone; notes how many such runs there is room for."""
+        backbone = step[0].model.backbone
+        room = backbone.memory_for_activations()
         with counted_activations(without=backbone.parameters()) as kept:
-            answer = own_loss(request)
-        if backbone.parts.divided:
+            output = single_run_loss(step)
+        if backbone.is_chunked:
             self._at_once[kind] = 1
         else:
             self._at_once[kind] = sys.maxsize if room is None else max(1, int(SHARE * room / max(kept(), 1)))
         limit = min(self._at_once[kind], 999)
         logger.info("Memory: the training step of a run keeps %s; up to %d runs together", format_bytes(kept()), limit)
-        return answer
+        return output
 
     @staticmethod
-    def _tried(compute: Callable[[], list[Answer]], count: int) -> list[Answer | Exception]:
+    def _tried(compute: Callable[[], list[StepOutput]], count: int) -> list[StepOutput | Exception]:
         """What is computed for so many runs, or for each of them the exception."""
         try:
             return compute()
@@ -166,7 +119,7 @@ class Packing:
             return [error] * count
 
 
-class Same:
+class ConstantsEqual:
     """Says whether tensors need not be stacked: constants that are equal in two runs. Compares them once."""
 
     def __init__(self):
@@ -190,22 +143,22 @@ class _Loss(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, images: Tensor, labels: Tensor) -> Answer:
+    def forward(self, images: Tensor, labels: Tensor) -> StepOutput:
         return self.method.loss(images, labels)
 
 
-def stacked_losses(requests: Sequence[Request], same: Same) -> list[Answer]:
+def _mapped_losses(steps: Sequence[StepInput], equal: ConstantsEqual) -> list[StepOutput]:
     """Loss and summary of each run, computed in one pass over all runs' batches.
 
     Args:
-        requests: per run its trainer, images (B, 3, H, W) and labels (B,), of the same shapes.
-        same: says which constants need not be stacked.
+        steps: of the runs, with images and labels of the same shapes.
+        equal: says which constants need not be stacked.
     """
-    trainers, images, labels = zip(*requests, strict=True)
+    trainers, images, labels = zip(*steps, strict=True)
     losses = [_Loss(trainer.model) for trainer in trainers]
     states = [{**dict(loss.named_parameters()), **dict(loss.named_buffers())} for loss in losses]
     first = states[0]
-    own = [name for name in first if not all(same(first[name], state[name]) for state in states[1:])]
+    own = [name for name in first if not all(equal(first[name], state[name]) for state in states[1:])]
     stacked = {name: torch.stack([state[name] for state in states]) for name in own}
     with trainers[0].precision.autocast(), warnings.catch_warnings():
         # one operation without a batching rule (attention on a CPU) runs once per run, which is exact
@@ -213,7 +166,7 @@ def stacked_losses(requests: Sequence[Request], same: Same) -> list[Answer]:
         values, summaries = vmap(lambda state, x, y: functional_call(losses[0], state, (x, y)))(
             stacked, torch.stack(images), torch.stack(labels)
         )
-    return [(values[r], {name: value[r] for name, value in summaries.items()}) for r in range(len(requests))]
+    return [(values[r], {name: value[r] for name, value in summaries.items()}) for r in range(len(steps))]
 
 
 def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
@@ -221,58 +174,76 @@ def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
 
     Standard output and the grad mode belong to each run while it has its turn.
     """
-    scheduler = getcurrent()
     results: list[Any] = [None] * len(bodies)
 
     def start(index: int) -> None:
-        _SCHEDULER.set(scheduler)
         RUNS_IN_PROCESS.set(len(bodies))
         try:
             results[index] = bodies[index]()
         except Exception as error:  # one run's failure must not end the others; the caller raises it
             results[index] = error
 
-    packing = Packing()
-    turns = {index: _Turn(greenlet(start), index) for index in range(len(bodies))}
-    waiting: dict[int, Request] = {}
-    for index, turn in turns.items():
-        _take_turn(turn, waiting, index)
-    while waiting:
-        answers = _answer(waiting, packing)
-        waiting = {}
-        for index, answer in answers.items():
-            _take_turn(turns[index], waiting, answer)
+    batcher = RunBatcher()
+    runs = [_Run(greenlet(start)) for _ in bodies]
+    waiting: dict[int, StepInput] = {}
+    with _steps_go_to(getcurrent()):
+        for index, run in enumerate(runs):
+            resume_run(run, waiting, index, index)
+        while waiting:
+            outputs = compute_steps(waiting, batcher)
+            waiting = {}
+            for index, output in outputs.items():
+                resume_run(runs[index], waiting, index, output)
     return results
 
 
-class _Turn:
+@contextmanager
+def _steps_go_to(scheduler: greenlet) -> Iterator[None]:
+    """Inside, trainers that support it hand their steps to the scheduler, which computes those of all runs."""
+    alone = MethodTrainer.compute_gradients
+
+    def compute_gradients(trainer: MethodTrainer, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if not trainer.supports_stacking:
+            return alone(trainer, images, labels)
+        loss, summary = scheduler.switch((trainer, images, labels))
+        trainer.detect_anomaly(loss)
+        return summary
+
+    MethodTrainer.compute_gradients = compute_gradients
+    try:
+        yield
+    finally:
+        MethodTrainer.compute_gradients = alone
+
+
+class _Run:
     """A run's greenlet with what is its own of the process: standard output and grad mode."""
 
-    def __init__(self, body: greenlet, index: int):
-        self.body, self.index = body, index
+    def __init__(self, body: greenlet):
+        self.body = body
         self.stdout, self.grad = sys.stdout, torch.is_grad_enabled()
 
 
-def _take_turn(turn: _Turn, waiting: dict[int, Request], value: Any) -> None:
-    """Let a run go on until its next training step, which then waits, or its end."""
+def resume_run(run: _Run, waiting: dict[int, StepInput], index: int, value: Any) -> None:
+    """Let a run go on until its next training step, which is then put into `waiting`, or its end."""
     outside = sys.stdout, torch.is_grad_enabled()
-    sys.stdout = turn.stdout
-    with torch.set_grad_enabled(turn.grad):
-        request = turn.body.throw(value) if isinstance(value, Exception) else turn.body.switch(value)
-        turn.grad = torch.is_grad_enabled()
-    turn.stdout, sys.stdout = sys.stdout, outside[0]
+    sys.stdout = run.stdout
+    with torch.set_grad_enabled(run.grad):
+        step = run.body.throw(value) if isinstance(value, Exception) else run.body.switch(value)
+        run.grad = torch.is_grad_enabled()
+    run.stdout, sys.stdout = sys.stdout, outside[0]
     torch.set_grad_enabled(outside[1])
-    if not turn.body.dead:
-        waiting[turn.index] = request
+    if not run.body.dead:
+        waiting[index] = step
 
 
-def _answer(waiting: dict[int, Request], packing: Packing) -> dict[int, Answer | Exception]:
+def compute_steps(waiting: dict[int, StepInput], batcher: RunBatcher) -> dict[int, StepOutput | Exception]:
     """Losses and gradients of all waiting steps, runs of equal shapes together; or the exception that they raised."""
     groups: dict[Hashable, list[int]] = {}
     for index, (trainer, images, labels) in waiting.items():
         key = (type(trainer), images.shape, labels.shape, tuple(trainer.model.classnames))
         groups.setdefault(key, []).append(index)
-    answers = {}
+    outputs = {}
     for key, group in groups.items():
-        answers.update(zip(group, packing.answers(key, [waiting[index] for index in group]), strict=True))
-    return answers
+        outputs.update(zip(group, batcher.outputs(key, [waiting[index] for index in group]), strict=True))
+    return outputs

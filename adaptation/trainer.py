@@ -7,6 +7,7 @@ import os
 from collections.abc import Container, Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -16,9 +17,8 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from adaptation.dept import check_dept, check_dept_state
-from adaptation.feature_cache import kept_features, without_pixels
+from adaptation.feature_cache import cached_batches
 from adaptation.method import Method
-from adaptation.stacking import give_gradients, loss_and_gradients
 from adaptation.templates import DEFAULT, fill
 from clip.backbone import Backbone
 from clip.clip import PIXEL_MEAN, PIXEL_STD
@@ -37,7 +37,6 @@ from dassl.utils.checkpoints import pointed_name, require_finite
 logger = logging.getLogger(__name__)
 
 FINAL_MODELS = ("last_step", "best_val")
-HANDLES_IMAGES = ("parse_batch_test", "model_inference")  # what stands between a loader and a method
 
 
 @lru_cache(maxsize=2)
@@ -109,8 +108,8 @@ class MethodTrainer(TrainerX):
         checkpoint_dir: the directory name of its checkpoints.
         lr_per_step: whether the learning rate moves on after each batch rather than each epoch.
         supports_stacking: whether its steps may be computed together with those of other seeds
-            (`adaptation.stacking`): a trainer that replaces `backward`, or whose loss depends on more than parameters,
-            images and labels, may not.
+            (`adaptation.stacking`): a trainer whose loss depends on more than parameters, images and labels, or that
+            replaces `backward`, may not.
     """
 
     random_streams = "keyed"
@@ -186,7 +185,7 @@ class MethodTrainer(TrainerX):
         self.precision = Precision(self.settings.PREC, self.device)
         node = self.cfg.MODEL.BACKBONE
         shared = frozen_backbone(node.NAME, node.PATH, self.settings.PREC, self.device)
-        self.backbone = shared.within(int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None)
+        self.backbone = shared.with_memory_limit(int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None)
         self.cfg = fill_input(self.cfg, self.backbone)
         super().build_data_loader()
         # runs that share the global generators cannot take turns: each is carried out whole
@@ -261,20 +260,39 @@ class MethodTrainer(TrainerX):
             logger.info("%s learns nothing: evaluating it", self.cfg.TRAINER.NAME)
             self.test()
 
-    def forward_backward(self, batch) -> dict:
+    def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """One step on one batch; the learning rate moves on at the epoch's last batch (or each: `lr_per_step`)."""
         images, labels = self.parse_batch_train(batch)
-        self.model_zero_grad()
-        _, summary = loss_and_gradients(self, images, labels)
+        self.optim.zero_grad()
+        summary = self.compute_gradients(images, labels)
         self.model_update()
         if self.lr_per_step or self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
+            self.sched.step()
+        return summary
+
+    def compute_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Give what is learned the gradients of the loss; returns what the log shows of the step.
+
+        Where several runs share a process, `adaptation.stacking` puts itself in this place.
+        """
+        with self.precision.autocast():
+            loss, summary = self.model.loss(images, labels)
+        self.backward(loss)
         return summary
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Give the gradients of a finite loss, scaled where the precision asks for it, to what is learned."""
-        self.detect_anomaly(loss)
-        give_gradients([self], [loss])
+        """Compute the gradients of a finite loss, scaled where the precision asks for it.
+
+        Args:
+            loss: a scalar, or the K parts of a loss, (K,), whose gradients `combined_gradient` combines.
+        """
+        if not torch.isfinite(loss).all():
+            self.detect_anomaly(loss)
+        scaled = self.precision.scaler.scale(loss)
+        if loss.ndim == 0:
+            scaled.backward()
+        else:
+            backward_parts([self], scaled)
 
     def combined_gradient(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """The gradient of one parameter from those of the K parts of the loss, for a method whose loss is (K,)."""
@@ -290,27 +308,11 @@ class MethodTrainer(TrainerX):
         return batch["img"].to(self.device, non_blocking=True), batch["label"].to(self.device, non_blocking=True)
 
     def evaluation_batches(self, loader: DataLoader) -> Iterator[dict]:
-        """The batches; what the plain image tower makes of them is read from the disk, or kept there (see
-        `adaptation.feature_cache`). Images that the method then needs no more are not even read. A trainer that takes
-        batches or images in hand itself gets them as they are."""
-        usual = all(getattr(type(self), name) is getattr(MethodTrainer, name) for name in HANDLES_IMAGES)
-        kept = kept_features(self.cfg, loader, self.model.backbone, self.precision) if usual else None
-        self.model.kept = kept
-        spared = kept is not None and not self.model.reads_pixels and kept.known is not None
-        try:
-            for batch in without_pixels(loader) if spared else loader:
-                if kept is not None:
-                    kept.rows = batch["index"]
-                yield batch
-            if kept is not None:
-                kept.write()
-        finally:
-            self.model.kept = None
+        """The batches; the frozen tower's features of their images come from the cache, or are kept there."""
+        return cached_batches(self.cfg, loader, self.model, self.precision)
 
     def model_inference(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (B, C)."""
-        if self.model.kept is not None:
-            self.model.kept.feed(images)
         with self.precision.autocast():
             return self.model(images)
 
@@ -389,6 +391,15 @@ class MethodTrainer(TrainerX):
                 "learns belongs to its classes: it cannot be evaluated on this list"
             )
         return self.model.select_classes(state, list(trained))
+
+
+def backward_parts(trainers: Sequence[MethodTrainer], parts: torch.Tensor) -> None:
+    """Set the gradients of what runs learn from those of the parts (K,) of a loss, as their trainers combine them."""
+    owners = [(trainer, p) for trainer in trainers for p in trainer.model.parameters() if p.requires_grad]
+    learned = [p for _, p in owners]
+    gradients = [torch.autograd.grad(part, learned, retain_graph=True) for part in parts]
+    for (trainer, parameter), *own in zip(owners, *gradients, strict=True):
+        parameter.grad = trainer.combined_gradient(own)
 
 
 def find_checkpoint(folder: Path, epoch: int | None, best: bool) -> Path:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-from adaptation.feature_cache import KeptFeatures
-from adaptation.stacking import evenly, joint_losses, own_loss
+from adaptation.feature_cache import BatchImages, FeatureCache
+from adaptation.stacking import evenly, single_run_loss, stacked_losses
 from benchmarks.plain import PlainAPEX, plain_backbone
 from clip.backbone import Backbone
 from clip.loading import openai_backbone
@@ -110,7 +110,7 @@ class Run:
 
     def step(self) -> None:
         """One training step."""
-        own_loss(self.request)
+        single_run_loss(self.request)
         self.update()
 
     @torch.no_grad()
@@ -134,16 +134,17 @@ class Run:
             assert method.ensemble_weights()["weight"] < 1
         return replace(self, model=method)
 
-    def with_kept_features(self, path: Path) -> "Run":
-        """The same, where the features of its images in the frozen tower are kept in a file, as by an earlier seed."""
-        runs = [replace(self, model=copy(self.model)) for _ in range(2)]
-        for run in runs:  # the first one fills the file
-            kept = run.model.kept = KeptFeatures(lambda: path, len(self.images), self.backbone.embed_dim)
-            kept.rows = torch.arange(len(self.images))
-            kept.feed(self.images)
+    def with_cached_features(self, path: Path) -> "Run":
+        """The same, where the features of its images in the frozen tower are in a file, as by an earlier seed."""
+        count = len(self.images)
+        for _ in range(2):  # the first one fills the file
+            images = BatchImages.of(torch.arange(count), lambda: self.images)
+            run = replace(self, model=copy(self.model), images=images)
+            cache = FeatureCache(lambda: path, count, self.backbone.embed_dim)
+            object.__setattr__(run.model, "backbone", cache.wrap(self.backbone))
             run.evaluate()
-            kept.write()
-        return runs[1]
+            cache.write()
+        return run
 
     @property
     def longest(self) -> int:
@@ -167,7 +168,7 @@ def stacked(runs: Sequence[Run], at_once: int) -> Callable[[], None]:
 
     def steps() -> None:
         for pack in packs:
-            joint_losses([run.request for run in pack])
+            stacked_losses([run.request for run in pack])
             for run in pack:
                 run.update()
 

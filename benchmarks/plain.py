@@ -47,7 +47,7 @@ class PlainAPEX(APEXMethod):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E), always mixed in evaluation."""
-        z = self.prompted_image_features(images)
+        z = self.backbone.encode_image(images, self.image_prompts())
         if self.training:
             return z
         weight = self.ensemble_weights()["weight"]

@@ -26,7 +26,7 @@ from PIL import Image
 from benchmarks import loader
 from benchmarks.parts import SIZES, Bench, Run, matrix_rate, operations, repeated, separate, stacked, table
 from benchmarks.timing import alternate, clock, first_line, machine, peak_memory, seconds_of
-from clip.memory import SHARE, activations, format_bytes, whole_batches
+from clip.chunking import SHARE, activations, format_bytes, unchunked
 from clip.precision import free_memory
 from dassl.utils import atomic_write, choose_device, read_json, write_json
 
@@ -202,7 +202,7 @@ class Report:
         )
         plain, base = (self.bench.run(kind, p, SEED_CLASSES, batch=batch) for kind, p in precisions.items())
         new = base.on_new_classes()
-        again = new.with_kept_features(folder / "features.npy")
+        again = new.with_cached_features(folder / "features.npy")
         return {"plain base": plain, "plain new": plain.on_new_classes(), "base": base, "new": new, "new again": again}
 
     def memory(self) -> Rows:
@@ -213,7 +213,7 @@ class Report:
                 run = self.bench.run(kind, "fp32", classes)
                 keeps, row = kept_by(run), {"configuration": kind, "classes": classes}
                 if kind == "default":
-                    object.__setattr__(run.model, "backbone", run.backbone.within(most))
+                    object.__setattr__(run.model, "backbone", run.backbone.with_memory_limit(most))
                 possible = kind == "default" or self.room(run) > 0
                 peak = peak_memory(run.step, self.device) if possible else None
                 row |= {"limit": format_bytes(most) if most else "-", "in one piece": format_bytes(keeps)}
@@ -248,7 +248,7 @@ def kept_by(run: Run) -> int:
     method = run.model
     text = (run.backbone.encode_embeddings, [method.context(), method.context.end], [])
     images = (run.backbone.encode_image, [run.images], method.image_prompts())
-    with run.precision.autocast(), whole_batches():
+    with run.precision.autocast(), unchunked(run.backbone):
         return sum(_slope(*arguments) * len(arguments[1][0]) for arguments in (text, images))
 
 

@@ -9,15 +9,14 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from clip import clip, towers
-from clip.memory import Parts
-from clip.precision import convert_weights
+from clip.chunking import ENCODERS, ChunkedEncoder
+from clip.precision import convert_weights, free_memory, to_float32
 from clip.towers import ImageTower, Prompts, QKVDelta, TextTower
 
 
@@ -43,7 +42,10 @@ class Backbone(nn.Module):
             a backbone that was made otherwise.
         architecture: what decides the function of the weights beside them and is not seen in their shapes (activation,
             heads, mask, pooling), as plain data; empty for a backbone that does not say.
-        parts: sees to it that what the towers keep for the backward pass fits into memory.
+        logit_bias: the bias of the logits, where the model has one.
+        run_image: `towers.encode_image`, or what takes its place under a limit of memory (`clip.chunking`).
+        run_text: `towers.encode_text`, likewise.
+        memory_limit: bytes that the activations of a training step may take; None for what is free.
         plain_images: whether the image tower is the model's own, with nothing added to its blocks.
     """
 
@@ -75,7 +77,10 @@ class Backbone(nn.Module):
         self._tokenize = tokenize
         self.digest = ""
         self.architecture: dict = {}
-        self.parts = Parts()
+        self.logit_bias: Tensor | None = getattr(model, "logit_bias", None)
+        self.run_image: Callable[..., Tensor] = towers.encode_image
+        self.run_text: Callable[..., Tensor] = towers.encode_text
+        self.memory_limit: int | None = None
         self.plain_images = True
 
     @property
@@ -128,11 +133,6 @@ class Backbone(nn.Module):
         """The factor of the cosine, `exp` of the stored parameter; a scalar."""
         return self.model.get_parameter("logit_scale").exp().squeeze()
 
-    @property
-    def logit_bias(self) -> Tensor | None:
-        """The bias of the logits, where the model has one."""
-        return getattr(self.model, "logit_bias", None)
-
     def with_qkv_deltas(
         self, image: Sequence[QKVDelta | None] = (), text: Sequence[QKVDelta | None] = ()
     ) -> "Backbone":
@@ -145,22 +145,35 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a tower's blocks cannot be adapted.
         """
-        other = self.within(self.parts.limit)
+        other = copy(self)
+        if any(isinstance(getattr(self, name), ChunkedEncoder) for name in ENCODERS):
+            other = self.with_memory_limit(self.memory_limit)
         other.image = towers.with_qkv_deltas(self.image, image) if image else self.image
         other.text = towers.with_qkv_deltas(self.text, text) if text else self.text
         other.plain_images = self.plain_images and not image
         return other
 
-    def within(self, limit: int | None) -> "Backbone":
-        """This backbone, with the same weights, under a limit of memory.
+    def with_memory_limit(self, limit: int | None) -> "Backbone":
+        """This backbone, with the same weights, whose batches are encoded in chunks where memory asks for it.
 
         Args:
-            limit: bytes that the activations of a training step may take; None for what is free. Where they would take
-                more, batches go through the towers in parts (`clip.memory`).
+            limit: bytes that the activations of a training step may take; None for what is free.
         """
         other = copy(self)
-        other.parts = Parts(limit)
+        other.memory_limit = limit
+        other.run_image, other.run_text = towers.encode_image, towers.encode_text
+        for name, samples in ENCODERS.items():
+            setattr(other, name, ChunkedEncoder(other, name, samples))
         return other
+
+    def memory_for_activations(self) -> int | None:
+        """Bytes that the activations of a training step may take now, None if nothing says so."""
+        return self.memory_limit or free_memory(self.device)
+
+    @property
+    def is_chunked(self) -> bool:
+        """Whether a batch had to be encoded in chunks."""
+        return any(getattr(getattr(self, name), "divided", False) for name in ENCODERS)
 
     def identity(self) -> dict:
         """What decides the features, as plain data: the digest of the weights, and what no weight tells.
@@ -223,17 +236,17 @@ class Backbone(nn.Module):
         return self.text.lookup(tokens)
 
     def encode_image(self, images: Tensor, prompts: Prompts = ()) -> Tensor:
-        """Images (N, 3, H, W) -> features (N, E), not normalised; prompts as in `clip.towers.encode_image`."""
-        return self.parts.encode("images", partial(towers.encode_image, self.image), (images,), prompts)
+        """Images (N, 3, H, W) -> float32 features (N, E), not normalised; prompts as in `clip.towers.encode_image`."""
+        return to_float32(self.run_image(self.image, images, prompts))
 
     def encode_text(self, tokens: Tensor, prompts: Prompts = ()) -> Tensor:
-        """Token ids (N, L) -> features (N, E), not normalised, on the longest real length of the list."""
+        """Token ids (N, L) -> float32 features (N, E), not normalised, on the longest real length of the list."""
         end = self.end_of_text(tokens)
         return self.encode_embeddings(self.token_embedding(tokens[:, : int(end.max()) + 1]), end, prompts)
 
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
-        """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> features (N, E), not normalised."""
-        return self.parts.encode("sentences", partial(towers.encode_text, self.text), (embeddings, end), prompts)
+        """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> float32 features (N, E), not normalised."""
+        return to_float32(self.run_text(self.text, embeddings, end, prompts))
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:

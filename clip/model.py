@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clip.precision import convert_weights as convert_weights
 from clip.precision import to_float32
-from clip.towers import ImageTower, QKVDelta, TextTower, encode_image, encode_text, largest_id
+from clip.towers import ImageTower, QKVDelta, Rows, TextTower, encode_image, encode_text, largest_id
 
 
 class LayerNorm(nn.LayerNorm):
@@ -50,7 +50,7 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: slice | Tensor | None = None
+        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: Rows | None = None
     ) -> Tensor:
         """(N, T, D) -> (N, T, D), or only the token at `rows`, (N, 1, D), at a fraction of the cost.
 
@@ -58,7 +58,7 @@ class Attention(nn.Module):
             x: tokens.
             causal: whether no token sees a later one.
             delta: x -> what is added to the projections, (N, T, 3 D).
-            rows: the token of each sequence that is wanted: a slice, or positions (N,).
+            rows: index of the token of each sequence that is wanted.
         """
         added = None if delta is None else delta(x)
         if rows is None:
@@ -66,24 +66,17 @@ class Attention(nn.Module):
             q, k, v = (qkv if added is None else qkv + added).chunk(3, dim=-1)
         else:
             d = x.shape[-1]
-            q = F.linear(select_token(x, rows), self.in_proj_weight[:d], self.in_proj_bias[:d])
+            q = F.linear(x[rows], self.in_proj_weight[:d], self.in_proj_bias[:d])
             kv = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:])
             if added is not None:
-                q, kv = q + select_token(added[..., :d], rows), kv + added[..., d:]
+                q, kv = q + added[rows][..., :d], kv + added[..., d:]
             k, v = kv.chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         seen = None
-        if causal and isinstance(rows, Tensor):
-            seen = torch.arange(x.shape[1], device=x.device) <= rows[:, None, None, None]
+        if causal and rows is not None:
+            seen = torch.arange(x.shape[1], device=x.device) <= rows[1][:, None, :, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and rows is None)
         return self.out_proj(y.transpose(1, 2).flatten(2))
-
-
-def select_token(x: Tensor, rows: slice | Tensor) -> Tensor:
-    """The token of each sequence in a slice, or at positions (N,): (N, T, D) -> (N, 1, D)."""
-    if isinstance(rows, slice):
-        return x[:, rows]
-    return x[torch.arange(x.shape[0], device=x.device), rows][:, None]
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -99,11 +92,11 @@ class ResidualAttentionBlock(nn.Module):
         self.ln_2 = LayerNorm(width)
 
     def forward(
-        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: slice | Tensor | None = None
+        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: Rows | None = None
     ) -> Tensor:
         """(N, T, D) -> (N, T, D), or (N, 1, D) with `rows`; arguments as in `Attention`."""
         attended = self.attn(self.ln_1(x), causal, delta, rows)
-        x = attended + (x if rows is None else select_token(x, rows))
+        x = attended + (x if rows is None else x[rows])
         return x + self.mlp(self.ln_2(x))
 
 
@@ -166,7 +159,7 @@ class VisionTransformer(nn.Module):
             blocks=tuple(self.transformer.resblocks),
             pool=self.pool,
             adaptable=True,
-            last=partial(self.transformer.resblocks[-1], rows=slice(1)),
+            last=partial(self.transformer.resblocks[-1], rows=(slice(None), slice(1))),
         )
 
     def forward(self, images: Tensor) -> Tensor:

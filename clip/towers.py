@@ -18,6 +18,7 @@ from torch import Tensor
 
 Block = Callable[..., Tensor]  # tokens (N, T, D) -> (N, T, D), and `delta` where a tower is adaptable
 Prompts = Sequence[Tensor | None]
+Rows = tuple[slice | Tensor, slice | Tensor]  # index into (N, T, D) that gives (N, 1, D)
 QKVDelta = Callable[[Tensor], Tensor]  # a block's normalised input (N, T, D) -> (N, T, 3 D)
 
 
@@ -76,7 +77,7 @@ class TextTower:
             on them.
         adaptable: whether each block takes `delta`, what is added to its query, key and value projections.
         last: the last block for the tokens that are read out alone, where the tower offers that: tokens (N, T, D),
-            `rows`, their positions (N,) -> (N, 1, D).
+            their index `rows` -> (N, 1, D).
     """
 
     width: int
@@ -174,6 +175,7 @@ def encode_text(tower: TextTower, embeddings: Tensor, end: Tensor, prompts: Prom
     x = tower.embed(embeddings)
     blocks = tower.bind(x, end) if tower.bind else tower.blocks
     if tower.last is not None:
-        blocks = (*blocks[:-1], partial(tower.last, rows=end))
+        rows = torch.arange(len(end), device=end.device)[:, None], end[:, None]
+        blocks = (*blocks[:-1], partial(tower.last, rows=rows))
     x = run_blocks(blocks, x, prompts, tower.start)
     return tower.pool(x, end if tower.last is None else torch.zeros_like(end))

@@ -27,7 +27,7 @@ from adaptation.prompts import (
 from adaptation.templates import DEFAULT, fill
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import autocast_disabled, to_float32
+from clip.precision import autocast_disabled
 from dassl.engine import TRAINER_REGISTRY
 from trainers.ivlp import prompt_sizes
 
@@ -155,34 +155,25 @@ class APEXMethod(Method):
 
     def adapter_input(self) -> Tensor:
         """`t_pre` (C, E): features of the sentences with the learned context, before the adapter."""
-        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
-
-    def adapt(self, t_pre: Tensor) -> Tensor:
-        """The linear adapter: `t_pre A + b`, (C, E)."""
-        with autocast_disabled(t_pre):
-            return t_pre @ self.adapter_matrix + self.adapter_bias
+        return self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts())
 
     def text_features(self) -> Tensor:
         """Features (C, E): the adapter's output; in evaluation mixed with its input by alpha."""
         t_pre = self.adapter_input()
-        t = self.adapt(t_pre)
+        with autocast_disabled(t_pre):
+            t = t_pre @ self.adapter_matrix + self.adapter_bias
         if self.training or not self.mix_text:
             return t
         alpha = self.ensemble_weights()["alpha"][:, None]
         return alpha * t + (1 - alpha) * t_pre
 
-    def prompted_image_features(self, images: Tensor) -> Tensor:
-        """`z` (B, E): images with the learned prompts."""
-        return to_float32(self.backbone.encode_image(images, self.image_prompts()))
-
     def frozen_image_features(self, images: Tensor) -> Tensor:
         """`z'` (B, E): images through the frozen branch."""
-        prompts = self.frozen_image_prompts()
-        return to_float32(self.backbone.encode_image(images, prompts)) if prompts else self.plain_image_features(images)
+        return self.backbone.encode_image(images, self.frozen_image_prompts())
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E): prompted; in evaluation mixed with the frozen ones by the mean of alpha."""
-        z = self.prompted_image_features(images)
+        z = self.backbone.encode_image(images, self.image_prompts())
         if self.training or not self.mix_images:
             return z
         weight = self.ensemble_weights()["weight"]
@@ -191,7 +182,7 @@ class APEXMethod(Method):
 
     def frozen_text_features(self, tokens: Tensor) -> Tensor:
         """Features (N, E) of the frozen text encoder for token ids (N, L)."""
-        return to_float32(self.backbone.encode_text(tokens, self.frozen_text_prompts()))
+        return self.backbone.encode_text(tokens, self.frozen_text_prompts())
 
     def ensemble_weights(self) -> dict:
         """Distances `d_nn`, `d_avg` (C,), `alpha` (C,) and `weight`, its mean; computed once per evaluation."""

@@ -36,7 +36,6 @@ class CLIPAdapterMethod(ZeroshotMethod):
     """
 
     checkpoint_names = {"adapter.*.weight": "adapter.fc.*.weight"}
-    reads_pixels = False
 
     def __init__(self, backbone: Backbone, classnames: list[str], template: str, ratio: float = 0.2):
         if not 0 <= ratio <= 1:

@@ -21,7 +21,6 @@ from adaptation.method import Method
 from adaptation.templates import DEFAULT, IMAGENET_SELECT, fill
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import stream_seed
 
@@ -180,7 +179,7 @@ class CLIPLoRAMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the template's sentences through the adapted tower."""
-        return to_float32(self.backbone.encode_text(self.tokens))
+        return self.backbone.encode_text(self.tokens)
 
     def choose_dropout(self, seed: int, *keys: str | int) -> None:
         """Choose what the forward passes drop from now on: a function of (seed, keys) and the place in the towers."""

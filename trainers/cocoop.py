@@ -17,7 +17,6 @@ from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import Context
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from trainers.coop import coop_context
 
@@ -36,7 +35,6 @@ class CoCoOpMethod(Method):
         init: the words before the class name that the context starts from (all of them), or empty.
     """
 
-    reads_pixels = False
     checkpoint_names = {**CONTEXT_NAMES, "meta_net.*.*": "prompt_learner.meta_net.*.*"}
 
     def __init__(self, backbone: Backbone, classnames: list[str], n_ctx: int = 16, init: str = ""):
@@ -54,7 +52,7 @@ class CoCoOpMethod(Method):
     def shifted_text_features(self, shifts: Tensor) -> Tensor:
         """Features (B, C, E) of the sentences whose contexts are shifted by (B, D_t)."""
         embeddings = torch.cat([self.context(shift) for shift in shifts])
-        features = to_float32(self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts))))
+        features = self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts)))
         return features.unflatten(0, (len(shifts), -1))
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

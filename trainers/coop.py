@@ -13,7 +13,6 @@ from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import Context, ContextInit, context_from_words, prompt_name, random_context
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY, ClassTransfer
 
 
@@ -55,7 +54,7 @@ class ContextMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with the learned context."""
-        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end))
+        return self.backbone.encode_embeddings(self.context(), self.context.end)
 
 
 class CoOpMethod(ContextMethod):

@@ -21,7 +21,6 @@ from adaptation.prompts import (
 )
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 
 MAX_WORDS = 4  # above this many tokens the context starts random
@@ -76,11 +75,11 @@ class IVLPMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
-        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
+        return self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts())
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with deep prompts."""
-        return to_float32(self.backbone.encode_image(images, self.image_prompts()))
+        return self.backbone.encode_image(images, self.image_prompts())
 
 
 def prompt_sizes(keys: CfgNode) -> dict:

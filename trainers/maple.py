@@ -15,7 +15,6 @@ from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import Context, random_vectors, slot_width
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from trainers.ivlp import ivlp_context
 
@@ -75,11 +74,11 @@ class MaPLeMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
-        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts()))
+        return self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts())
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with the mapped prompts."""
-        return to_float32(self.backbone.encode_image(images, self.cached_in_eval("image prompts", self.image_prompts)))
+        return self.backbone.encode_image(images, self.cached_in_eval("image prompts", self.image_prompts))
 
 
 @TRAINER_REGISTRY.register()

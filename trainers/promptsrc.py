@@ -19,7 +19,6 @@ from adaptation.method import Method
 from adaptation.templates import imagenet_templates
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from trainers.ivlp import IVLPMethod, prompt_sizes
 from trainers.zsclip import mean_features
@@ -56,7 +55,7 @@ class PromptSRCMethod(IVLPMethod):
     @torch.no_grad()
     def frozen_image_features(self, images: Tensor) -> Tensor:
         """Normalised features (B, E) of images without prompts."""
-        return F.normalize(to_float32(self.backbone.encode_image(images)), dim=-1)
+        return F.normalize(self.backbone.encode_image(images), dim=-1)
 
     def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
         """L1 distances of both sides' features, KL divergence of the logits (paper, equation 4)."""

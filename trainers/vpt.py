@@ -14,7 +14,6 @@ from adaptation.prompts import image_prompts
 from adaptation.templates import DEFAULT
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from trainers.zsclip import ZeroshotMethod
 
@@ -44,7 +43,7 @@ class VPTMethod(ZeroshotMethod):
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with deep prompts."""
-        return to_float32(self.backbone.encode_image(images, self.image_prompts()))
+        return self.backbone.encode_image(images, self.image_prompts())
 
 
 @TRAINER_REGISTRY.register()

@@ -15,14 +15,13 @@ from adaptation.method import Method
 from adaptation.templates import ensemble_of, fill, template_of
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 
 
 @torch.no_grad()
 def template_features(backbone: Backbone, template: str, classnames: list[str]) -> Tensor:
     """Text features (C, E) of the template's sentences, not normalised."""
-    return to_float32(backbone.encode_text(backbone.tokenize(fill(template, classnames))))
+    return backbone.encode_text(backbone.tokenize(fill(template, classnames)))
 
 
 def mean_features(backbone: Backbone, templates: Sequence[str], classnames: list[str]) -> Tensor:

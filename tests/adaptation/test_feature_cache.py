@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import conformance
 import numpy as np
@@ -11,13 +12,13 @@ import pytest
 import torch
 
 import trainers  # noqa: F401 - registers
-from adaptation import feature_cache as kept_features
-from adaptation.feature_cache import KeptFeatures, shrink
-from adaptation.method import Method
+from adaptation.feature_cache import BatchImages, FeatureCache, cache_file, shrink
+from clip.backbone import Backbone
 from clip.precision import CPU
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils.digests import read_array, write_array
 
+READ_PIXELS = {"APEX", "CLIP_LoRA", "IVLP", "MaPLe", "PromptSRC", "VPT"}  # prompts or adapted blocks in the image tower
 OFF = {"TEST.CACHE_FEATURES": "False"}
 NAMES = sorted(name for name in TRAINER_REGISTRY.registered_names() if TRAINER_REGISTRY.get(name).__module__ != "toys")
 
@@ -37,9 +38,9 @@ def say(trainer) -> tuple[torch.Tensor, bool]:
     logits, read = [], False
     for batch in trainer.evaluation_batches(trainer.test_loader):
         images, _ = trainer.parse_batch_test(batch)
-        read |= images.numel() > 0
         logits.append(trainer.model_inference(images))
-    assert trainer.model.kept is None
+        read |= not isinstance(images, BatchImages) or images.pixels is not None
+    assert trainer.model.backbone.encode_image.__func__ is Backbone.encode_image
     return torch.cat(logits), read
 
 
@@ -56,10 +57,8 @@ def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
     logits, read = say(again)
     assert torch.equal(logits, expected)
     files = list(features.glob("*.features"))
-    adapted = not again.model.backbone.plain_images
-    assert read == (again.model.reads_pixels or adapted)
-    assert len(files) <= 1
-    assert files or again.model.reads_pixels or adapted
+    assert len(files) == (not read)
+    assert read == (name in READ_PIXELS)
 
 
 def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosat_root, tmp_path, features):
@@ -81,7 +80,9 @@ def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosa
 def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, tmp_path, features, monkeypatch):
     def path(root=eurosat_root, precision="fp32", **more) -> Path:
         trainer = conformance.make("ZeroshotCLIP", root, tmp_path / "run", precision=precision, **more)
-        return kept_features.kept_features(trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision).path
+        loader = trainer.test_loader
+        shown = repr(loader.dataset.transform)
+        return cache_file(trainer.cfg, loader, trainer.backbone, trainer.precision, shown)
 
     first = path()
     assert path() == first
@@ -103,9 +104,10 @@ def test_another_list_transform_precision_or_file_is_another_key(eurosat_root, t
     assert path() != first
     touched.write_bytes(content)
     assert path() == first  # written anew, but the same picture
-    trainer.test_loader.dataset.transform = lambda image: image  # does not say what it does
-    arguments = trainer.cfg, trainer.test_loader, trainer.backbone, trainer.precision
-    assert kept_features.kept_features(*arguments) is None
+    usual = trainer.test_loader.dataset.transform
+    trainer.test_loader.dataset.transform = lambda image: usual(image)  # does not say what it does
+    say(trainer)
+    assert not features.exists()
 
 
 def test_images_that_a_trainer_or_a_method_has_changed_are_encoded(eurosat_root, tmp_path, features, monkeypatch):
@@ -129,20 +131,18 @@ def test_images_that_a_trainer_or_a_method_has_changed_are_encoded(eurosat_root,
 
     trainer = zero_shot("c")
     usual = type(trainer.model).image_features
-    monkeypatch.setattr(type(trainer.model), "reads_pixels", True)
     for change in (lambda images: images + 1, lambda images: images.add_(1)):
         monkeypatch.setattr(type(trainer.model), "image_features", lambda m, x, f=change: usual(m, f(x)))
         assert torch.equal(say(trainer)[0], expected)
     assert list(features.glob("*.features")) == [file]
 
 
-def fill(path: Path, value: float, rows=((0, 1), (2,))) -> KeptFeatures:
-    kept = KeptFeatures(lambda: path, 3, 4)
+def fill(path: Path, value: float, rows=((0, 1), (2,))) -> None:
+    cache, device = FeatureCache(lambda: path, 3, 4), CPU
     for part in rows:
-        kept.rows = torch.tensor(part)
-        kept.of_batch(lambda: torch.full((len(kept.rows), 4), value), CPU)
-    kept.write()
-    return kept
+        images = BatchImages.of(torch.tensor(part), lambda part=part: torch.full((len(part), 4), value))
+        cache.encode(SimpleNamespace(encode_image=lambda pixels: pixels, device=device), images)
+    cache.write()
 
 
 def test_only_whole_lists_are_kept_and_damaged_files_are_replaced(tmp_path, caplog):
@@ -152,9 +152,9 @@ def test_only_whole_lists_are_kept_and_damaged_files_are_replaced(tmp_path, capl
     path.parent.mkdir()
     path.write_bytes(b"half a file")
     fill(path, 2.0)
-    assert KeptFeatures(lambda: path, 3, 4).known.unique().tolist() == [2.0]
-    assert KeptFeatures(lambda: path, 5, 4).known is None
-    assert [entry.name for entry in path.parent.iterdir()] == ["x.features"]
+    assert FeatureCache(lambda: path, 3, 4).known.unique().tolist() == [2.0]
+    assert FeatureCache(lambda: path, 5, 4).known is None
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.npy"]
     (tmp_path / "file").touch()
     fill(tmp_path / "file" / "x.features", 1.0)  # the folder cannot be made
     assert "are not kept" in caplog.text
@@ -202,22 +202,46 @@ def test_several_processes_may_use_the_folder(tmp_path):
         process.start()
     seen = set()
     while any(process.is_alive() for process in processes):
-        known = KeptFeatures(lambda: path, 3, 4).known
+        known = FeatureCache(lambda: path, 3, 4).known
         if known is not None:
             seen |= {tuple(known.unique().tolist())}
     assert [process.exitcode for process in processes] == [0, 0]
     assert seen <= {(1.0,), (2.0,)}
 
 
-def test_who_writes_own_image_features_reads_pixels():
-    class Own(Method):
-        def image_features(self, images):
-            return images.mean(dim=(2, 3))
+def test_images_of_a_batch_are_read_when_somebody_looks():
+    pixels, read = torch.rand(2, 3, 4, 4), []
+    images = BatchImages.of(torch.tensor([5, 6]), lambda: read.append(1) or pixels)
+    assert images.to(CPU) is images
+    assert not read
+    assert images.shape == (2, 3, 4, 4)
+    assert images.handled
+    for value, expected in (
+        (images + 1, pixels + 1),
+        (1 - images, 1 - pixels),
+        (torch.cat([images, images]), torch.cat([pixels, pixels])),
+        (images[:1], pixels[:1]),
+        (images.to(torch.float64), pixels.double()),
+        (torch.nn.functional.conv2d(images, torch.ones(1, 3, 1, 1)), pixels.sum(dim=1, keepdim=True)),
+    ):
+        assert type(value) is torch.Tensor
+        torch.testing.assert_close(value, expected)
+    assert len(read) == 1
 
-    class Inherits(Own):
-        pass
 
-    class Says(Own):
-        reads_pixels = False
-
-    assert [kind.reads_pixels for kind in (Method, Own, Inherits, Says)] == [False, True, True, False]
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_are_those_of_the_loader(eurosat_root, tmp_path, features, workers):
+    more = {"DATALOADER.NUM_WORKERS": str(workers), "DATALOADER.TEST.BATCH_SIZE": "3"}
+    trainer = conformance.make("ZeroshotCLIP", eurosat_root, tmp_path / "run", **more)
+    for look in (True, False):
+        cache = FeatureCache(lambda: tmp_path / "none.npy", 1, 1)
+        found = []
+        for batch in cache.batches(trainer.test_loader):
+            if look:
+                assert batch["img"].mean().isfinite()
+            found.append(batch)
+        for one, other in zip(trainer.test_loader, found, strict=True):
+            assert one.keys() == other.keys()
+            assert torch.equal(one.pop("img"), other.pop("img").load())
+            assert one.pop("impath") == other.pop("impath")
+            assert all(torch.equal(value, other[key]) for key, value in one.items())

@@ -11,8 +11,8 @@ from small_methods import BASE, batch, small_vit
 
 import datasets  # noqa: F401 - registers what is in the folder
 import train
-from adaptation import stacking as stacked
-from adaptation.stacking import Packing, run_together
+from adaptation import stacking
+from adaptation.stacking import RunBatcher, run_together
 from adaptation.trainer import MethodTrainer
 from clip.precision import CPU, Precision
 from dassl.engine import TRAINER_REGISTRY, build_trainer
@@ -107,7 +107,7 @@ def requests(count: int) -> list:
 
 
 def test_what_fails_together_is_tried_in_smaller_packs(monkeypatch, caplog):
-    usual, sizes = stacked.stacked_losses, []
+    usual, sizes = stacking._mapped_losses, []
 
     def short_of_memory(steps, same):
         sizes.append(len(steps))
@@ -115,20 +115,20 @@ def test_what_fails_together_is_tried_in_smaller_packs(monkeypatch, caplog):
             raise torch.OutOfMemoryError("out of memory\nTried to allocate")
         return usual(steps, same)
 
-    monkeypatch.setattr(stacked, "stacked_losses", short_of_memory)
-    packing, steps = Packing(), requests(6)
+    monkeypatch.setattr(stacking, "_mapped_losses", short_of_memory)
+    packing, steps = RunBatcher(), requests(6)
     with caplog.at_level(logging.WARNING, "adaptation"):
-        answers = packing.answers("step", steps)
+        answers = packing.outputs("step", steps)
     assert all(torch.isfinite(loss) for loss, _ in answers)
     assert sizes == [5, 2, 2]  # and one alone
     assert "5 runs could not be computed together (out of memory): trying 2 at a time" in caplog.text
     sizes.clear()
-    packing.answers("step", steps)
+    packing.outputs("step", steps)
     assert max(sizes) == 2
 
 
 def test_a_step_that_cannot_be_computed_is_its_own_runs_failure(monkeypatch):
-    usual = stacked.stacked_losses
+    usual = stacking.stacked_losses
     steps = requests(4)
     guilty = steps[2][0]
 
@@ -140,10 +140,10 @@ def test_a_step_that_cannot_be_computed_is_its_own_runs_failure(monkeypatch):
     def fails_alone(request):
         return fails([request], None) if request[0] is guilty else own(request)
 
-    own = stacked.own_loss
-    monkeypatch.setattr(stacked, "stacked_losses", fails)
-    monkeypatch.setattr(stacked, "own_loss", fails_alone)
-    answers = Packing().answers("step", steps)
+    own = stacking.single_run_loss
+    monkeypatch.setattr(stacking, "stacked_losses", fails)
+    monkeypatch.setattr(stacking, "single_run_loss", fails_alone)
+    answers = RunBatcher().outputs("step", steps)
     assert [isinstance(answer, ValueError) for answer in answers] == [False, False, True, False]
     methods = [trainer.model for trainer, *_ in steps if trainer is not guilty]
     assert all(p.grad.abs().sum() > 0 for method in methods for p in method.context.parameters())

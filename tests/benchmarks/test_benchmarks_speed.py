@@ -4,10 +4,11 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
-from adaptation.stacking import joint_losses, own_loss
+from adaptation.stacking import single_run_loss, stacked_losses
 from benchmarks import speed, timing
 from benchmarks.parts import Bench, class_names, operations, separate, stacked
 from clip.precision import CPU
@@ -33,8 +34,8 @@ def test_stacked_steps_are_separate_steps():
     bench = Bench("tiny", CPU, batch=2)
     alone, together = ([bench.run("default", "fp32", 3, seed) for seed in range(2)] for _ in range(2))
     for run in alone:
-        own_loss(run.request)
-    joint_losses([run.request for run in together])
+        single_run_loss(run.request)
+    stacked_losses([run.request for run in together])
     for one, other in zip(alone, together, strict=True):
         for x, y in zip(one.model.parameters(), other.model.parameters(), strict=True):
             assert (x.grad - y.grad).abs().max() <= 1e-4 * x.grad.abs().max()
@@ -72,9 +73,8 @@ def test_evaluations_on_new_classes(tmp_path):
     assert not set(new[0].model.classnames) & set(plain.model.classnames)
     torch.testing.assert_close(*(run.model(run.images) for run in new), rtol=1e-4, atol=1e-4)
     assert torch.equal(new[0].model.trained_tokens, plain.model.tokens)
-    again = new[1].with_kept_features(tmp_path / "x.npy")
-    assert again.model.kept.known.shape == (4, 128)
-    assert new[1].model.kept is None
+    again = new[1].with_cached_features(tmp_path / "x.npy")
+    assert np.load(tmp_path / "x.npy").shape == (4, 128)
     with torch.no_grad():
         kept, computed = (run.model.eval()(run.images) for run in (again, new[1]))
     assert torch.equal(kept, computed)

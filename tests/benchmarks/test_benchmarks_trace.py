@@ -6,10 +6,10 @@ import pytest
 
 from benchmarks import trace
 
-# functions and files; a row that got shorter lowers its ceiling
+# functions and files; a row that got shorter lowers its ceiling. The first batch reads its images when they are encoded
 CEILINGS = {
-    "APEX": {trace.STEP: (50, 12), trace.FIRST: (47, 12), trace.LATER: (30, 12), trace.CACHED: (30, 12)},
-    "CoOp": {trace.STEP: (46, 12), trace.FIRST: (38, 12), trace.LATER: (30, 10), trace.CACHED: (18, 7)},
+    "APEX": {trace.STEP: (30, 9), trace.FIRST: (57, 16), trace.LATER: (25, 11), trace.CACHED: (25, 11)},
+    "CoOp": {trace.STEP: (27, 9), trace.FIRST: (70, 20), trace.LATER: (21, 9), trace.CACHED: (15, 7)},
 }
 
 
@@ -32,7 +32,7 @@ def test_no_more_code_than_the_ceiling(found, name):
 @pytest.mark.parametrize("name", CEILINGS)
 def test_a_step_is_counted_from_the_loop_to_the_learning_rate(found, name):
     called = {phase: {own.rpartition(".")[2] for _, own in functions} for phase, functions in found[name].items()}
-    assert {"forward_backward", "parse_batch_train", "loss", "encode_image", "model_update", "update_lr"} <= called[
+    assert {"forward_backward", "parse_batch_train", "loss", "encode_image", "model_update", "step"} <= called[
         trace.STEP
     ]
     assert {"parse_batch_test", "model_inference", "logits", "text_features", "process"} <= called[trace.FIRST]

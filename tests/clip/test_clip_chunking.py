@@ -8,10 +8,10 @@ import torch
 from clip_models import SENTENCES
 from small_methods import BASE, batch, draw, small_vit
 
-from adaptation import stacking as stacked
-from adaptation.stacking import Packing, Same, joint_losses
-from clip import memory, precision
-from clip.memory import counted_activations, select_rows
+from adaptation import stacking
+from adaptation.stacking import ConstantsEqual, RunBatcher, stacked_losses
+from clip import chunking, precision, towers
+from clip.chunking import ChunkedEncoder, counted_activations, select_rows
 from clip.precision import CPU, Precision, free_memory
 from trainers.apex import APEXMethod
 from trainers.cocoop import CoCoOpMethod
@@ -38,7 +38,7 @@ def step(backbone, kind=APEXMethod, **arguments):
 
 @pytest.mark.parametrize("kind", [APEXMethod, CoCoOpMethod])
 def test_parts_give_the_same_step_from_less_memory(backbone, kind, caplog):
-    short, ample = backbone.within(50_000), backbone.within(GIB)
+    short, ample = backbone.with_memory_limit(50_000), backbone.with_memory_limit(GIB)
     loss, gradients, size = step(ample, kind)
     with caplog.at_level(logging.INFO, "clip"):
         loss_in_parts, gradients_in_parts, size_in_parts = step(short, kind)
@@ -55,7 +55,7 @@ def test_parts_with_prompts_of_each_sample_and_without(backbone):
     shared, own = torch.randn(2, 64, requires_grad=True), torch.randn(len(SENTENCES), 2, 64, requires_grad=True)
     tokens = backbone.tokenize(SENTENCES)
     results = []
-    for b in (backbone.within(1), backbone.within(GIB)):
+    for b in (backbone.with_memory_limit(1), backbone.with_memory_limit(GIB)):
         features = b.encode_text(tokens, [None, own, shared])
         results.append((features, *torch.autograd.grad(features.square().sum(), [own, shared])))
     for one, other in zip(*results, strict=True):
@@ -65,25 +65,41 @@ def test_parts_with_prompts_of_each_sample_and_without(backbone):
 
 
 def test_the_estimate_is_what_a_step_keeps(backbone, monkeypatch, caplog):
-    monkeypatch.setattr(memory, "WORTH_SAYING", 0)
+    monkeypatch.setattr(chunking, "WORTH_SAYING", 0)
     images, prompts = draw(backbone, 8), [torch.randn(2, 64, requires_grad=True)]
-    limited = backbone.within(GIB)
+    limited = backbone.with_memory_limit(GIB)
     with caplog.at_level(logging.INFO, "clip"):
         limited.encode_image(images[:2], prompts)
         limited.encode_image(images, prompts)
     assert [message.split(" keep ")[0] for message in caplog.messages] == ["Memory: 2 images", "Memory: 8 images"]
-    one, two, eight = (memory.activations(backbone.encode_image, [images[:n]], prompts) for n in (1, 2, 8))
+    one, two, eight = (chunking.activations(backbone.encode_image, [images[:n]], prompts) for n in (1, 2, 8))
     assert eight == pytest.approx(one + 7 * (two - one), rel=0.01)
 
 
 def test_nothing_is_split_where_nothing_is_kept(backbone):
-    poor = backbone.within(1)
+    poor = backbone.with_memory_limit(1)
     poor.encode_image(draw(backbone))  # no gradient
     with torch.no_grad():
         poor.encode_text(poor.tokenize(SENTENCES))
-    with memory.whole_batches():
+    with chunking.unchunked(poor):
         poor.encode_image(draw(backbone), [torch.randn(2, 64, requires_grad=True)])
-    assert list(poor.parts._at_once.values()) == [4]
+    assert not poor.is_chunked
+
+
+def test_where_all_fits_the_tower_is_run_as_it_is_from_the_second_step_on(backbone):
+    prompts, ample, poor = (
+        [torch.randn(2, 64, requires_grad=True)],
+        backbone.with_memory_limit(GIB),
+        backbone.with_memory_limit(1),
+    )
+    for limited in (ample, poor):
+        for _ in range(2):
+            assert isinstance(limited.run_image, ChunkedEncoder)
+            limited.encode_image(draw(backbone), prompts)
+    assert ample.run_image is towers.encode_image
+    assert isinstance(ample.run_text, ChunkedEncoder)
+    assert isinstance(poor.run_image, ChunkedEncoder)
+    assert poor.is_chunked
 
 
 def test_free_memory_of_the_host(tmp_path, monkeypatch):
@@ -103,18 +119,18 @@ def test_free_memory_of_the_host(tmp_path, monkeypatch):
 
 def pack(backbone, count: int, room: int) -> list[int]:
     """How many runs each joint computation had, over two steps of so many runs."""
-    limited, packing, sizes = backbone.within(room), Packing(), []
+    limited, packing, sizes = backbone.with_memory_limit(room), RunBatcher(), []
 
     def counted(piece, same):
         sizes.append(len(piece))
-        return joint_losses(piece, same)
+        return stacked_losses(piece, same)
 
     shared = {"precision": Precision("fp32", CPU), "backbone": limited, "backward": torch.Tensor.backward}
     trainers = [SimpleNamespace(model=APEXMethod(limited, CLASSES).train(), **shared) for _ in range(count)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stacked, "joint_losses", counted)
+        patch.setattr(stacking, "stacked_losses", counted)
         for _ in range(2):
-            answers = packing.answers("step", [(trainer, *batch(trainer.model)) for trainer in trainers])
+            answers = packing.outputs("step", [(trainer, *batch(trainer.model)) for trainer in trainers])
             assert len(answers) == count
             assert all(torch.isfinite(loss) for loss, _ in answers)
     return sizes
@@ -122,7 +138,7 @@ def pack(backbone, count: int, room: int) -> list[int]:
 
 def test_as_many_runs_together_as_there_is_room_for(backbone):
     torch.manual_seed(0)
-    *_, one = step(backbone.within(GIB))
+    *_, one = step(backbone.with_memory_limit(GIB))
     assert pack(backbone, 5, GIB) == [4, 5]  # the first step of one run is measured alone
     assert pack(backbone, 5, int(5.5 * one)) == [2, 2, 2, 2, 1]
     assert pack(backbone, 3, 50_000) == [1, 1, 1, 1, 1]  # a run alone has to go in parts
@@ -134,13 +150,13 @@ def test_a_step_that_fails_is_its_own_run_only(backbone):
     broken = SimpleNamespace(**{**shared, "backward": lambda loss: 1 / 0}, model=methods[0])
     requests = [(broken, *batch(methods[0]))]
     requests += [(SimpleNamespace(model=method, **shared), *batch(method)) for method in methods[1:]]
-    failed, *answers = Packing().answers("step", requests)
+    failed, *answers = RunBatcher().outputs("step", requests)
     assert isinstance(failed, ZeroDivisionError)
     assert all(torch.isfinite(loss) for loss, _ in answers)
 
 
 def test_constants_are_compared_once(monkeypatch):
-    same, calls = Same(), []
+    same, calls = ConstantsEqual(), []
     monkeypatch.setattr(torch, "equal", lambda a, b: calls.append(1) or bool((a == b).all()))
     a, b = torch.ones(3), torch.ones(3)
     assert same(a, b)

@@ -55,7 +55,7 @@ def _apex_evaluation(method, images) -> dict:
         "text_final_normed": F.normalize(method.text_features(), dim=-1),
         "image_frozen": method.frozen_image_features(images),
         "image_final_normed": F.normalize(method.image_features(images), dim=-1),
-        "image_prompted": method.prompted_image_features(images),
+        "image_prompted": method.backbone.encode_image(images, method.image_prompts()),
     }
 
 
