@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_map_only
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
@@ -29,6 +29,7 @@ from yacs.config import CfgNode
 import clip
 import dassl.data
 import dassl.utils.images
+from adaptation.method import Method
 from clip.backbone import Backbone
 from clip.precision import Precision, tf32_state
 from clip.towers import Prompts
@@ -193,7 +194,7 @@ def shrink(directory: Path, limit: int) -> None:
         total -= size
 
 
-def cached_batches(cfg: CfgNode, loader: DataLoader, model: nn.Module, precision: Precision) -> Iterator[dict]:
+def cached_batches(cfg: CfgNode, loader: DataLoader, model: Method, precision: Precision) -> Iterator[dict]:
     """The batches of a loader, while the method's plain image features come from the cache, or are kept in it.
 
     They are neither where the images are not read in the usual way, the transform does not say what it does, the image

@@ -73,7 +73,7 @@ class Attention(nn.Module):
             k, v = kv.chunk(2, dim=-1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
         seen = None
-        if causal and rows is not None:
+        if causal and rows is not None and isinstance(rows[1], Tensor):
             seen = torch.arange(x.shape[1], device=x.device) <= rows[1][:, None, :, None]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and rows is None)
         return self.out_proj(y.transpose(1, 2).flatten(2))

@@ -29,7 +29,7 @@ from clip import clip
 from clip.backbone import Backbone
 from clip.hub import FOLDER, SETTINGS, Source, resolve
 from clip.precision import convert_all
-from clip.towers import ImageTower, Rows, TextTower, largest_id
+from clip.towers import ImageTower, TextTower, largest_id
 from clip.weight_files import DAMAGE, SIZE_ENTRIES, Weights, looks_like, read_weights, reason, require_sound_zip
 from clip.weights import DownloadError
 
@@ -380,7 +380,7 @@ def _text_block(text: TextModel, block: ResidualAttentionBlock, x: Tensor) -> Te
     return block(x, attn_mask=_mask(text, x))
 
 
-def _read_text(text: TextModel, pool_type: str, x: Tensor, rows: Rows) -> Tensor:
+def _read_text(text: TextModel, pool_type: str, x: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:
     """The last block for the token that is read out: (N, T, D), index of the end tokens -> (N, 1, D)."""
     token = partial(_pooled_token, pool_type, rows[1][:, 0])
     return _read_one(text.transformer.resblocks[-1], token, x, _mask(text, x))

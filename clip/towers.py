@@ -18,7 +18,7 @@ from torch import Tensor
 
 Block = Callable[..., Tensor]  # tokens (N, T, D) -> (N, T, D), and `delta` where a tower is adaptable
 Prompts = Sequence[Tensor | None]
-Rows = tuple[slice | Tensor, slice | Tensor]  # index into (N, T, D) that gives (N, 1, D)
+Rows = tuple[slice, slice] | tuple[Tensor, Tensor]  # index into (N, T, D) that gives (N, 1, D)
 QKVDelta = Callable[[Tensor], Tensor]  # a block's normalised input (N, T, D) -> (N, T, 3 D)
 
 

@@ -105,12 +105,12 @@ class APLeMethod(Method):
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
         prompts = [None, *self.text_prompts]
-        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, prompts))
+        return self.backbone.encode_embeddings(self.context(), self.context.end, prompts)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of the filtered images (B, 3, H, W) with prompts."""
         prompts = [self.image_prompt, *self.image_prompts]
-        return to_float32(self.backbone.encode_image(self.filtered(images), prompts))
+        return self.backbone.encode_image(self.filtered(images), prompts)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy with the labels, and weighted with the zero-shot distribution of the unfiltered images."""
@@ -118,7 +118,7 @@ class APLeMethod(Method):
         loss = F.cross_entropy(logits, labels)
         if self.zero_shot_weight:
             with torch.no_grad():
-                zero_shot = F.softmax(self.logits(self.plain_image_features(images), self.frozen), dim=-1)
+                zero_shot = F.softmax(self.logits(self.backbone.encode_image(images), self.frozen), dim=-1)
             loss = loss + self.zero_shot_weight * F.cross_entropy(logits, zero_shot)
         return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
 
@@ -159,11 +159,16 @@ class APLe(MethodTrainer):
 
     def forward_backward(self, batch) -> dict:
         """The three updates, each with a forward pass of its own; logs the last one, and the loss of each."""
+        images, labels = self.parse_batch_train(batch)
         keys, losses = self.settings, {}
         for self.updated, weight in (("text", keys.W_TEXT), ("image", keys.W_IMAGE), ("both", 0.0)):
             self.model.zero_shot_weight = weight
-            summary = super().forward_backward(batch)
+            self.model_zero_grad()
+            summary = self.compute_gradients(images, labels)
+            self.model_update()
             losses[f"{self.updated}_loss"] = summary["loss"]
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
         return {**losses, **summary}
 
     def model_update(self, names=None) -> None:
@@ -172,8 +177,3 @@ class APLe(MethodTrainer):
             if self.updated not in ("both", "image" if name.startswith("image") else "text"):
                 parameter.grad = None
         super().model_update(names)
-
-    def update_lr(self, names=None) -> None:
-        """The learning rate moves on after the last update of a batch."""
-        if self.updated == "both":
-            super().update_lr(names)

@@ -84,7 +84,7 @@ class LowRank(nn.Module):
     def drop(self, x: Tensor) -> Tensor:
         """Dropout of (N, T, D) as a function of `stream`: what else draws random numbers does not matter to it.
 
-        A batch that goes through its tower in parts (`clip.memory`) drops the same places in each part.
+        A batch that goes through its tower in chunks (`clip.chunking`) drops the same places in each part.
         """
         if not self.training or self.dropout == 0:
             return x
