@@ -266,7 +266,7 @@ class MethodTrainer(TrainerX):
         self.optim.zero_grad()
         summary = self.compute_gradients(images, labels)
         self.model_update()
-        if self.lr_per_step or self.batch_idx + 1 == self.num_batches:
+        if self.sched is not None and (self.lr_per_step or self.batch_idx + 1 == self.num_batches):
             self.sched.step()
         return summary
 
