@@ -154,7 +154,7 @@ def test_only_whole_lists_are_kept_and_damaged_files_are_replaced(tmp_path, capl
     fill(path, 2.0)
     assert FeatureCache(lambda: path, 3, 4).known.unique().tolist() == [2.0]
     assert FeatureCache(lambda: path, 5, 4).known is None
-    assert [entry.name for entry in path.parent.iterdir()] == ["x.npy"]
+    assert [entry.name for entry in path.parent.iterdir()] == ["x.features"]
     (tmp_path / "file").touch()
     fill(tmp_path / "file" / "x.features", 1.0)  # the folder cannot be made
     assert "are not kept" in caplog.text
@@ -174,10 +174,10 @@ def test_damaged_files_are_said_and_computed_anew(tmp_path, caplog, how):
     else:
         write_array(path, np.ones((4, 4), "f4") if how == "other shape" else np.full((3, 4), np.nan, "f4"))
     caplog.clear()
-    assert KeptFeatures(lambda: path, 3, 4).known is None
+    assert FeatureCache(lambda: path, 3, 4).known is None
     assert f"Image features are computed anew: {path}" in caplog.text
     fill(path, 2.0)
-    assert KeptFeatures(lambda: path, 3, 4).known.unique().tolist() == [2.0]
+    assert FeatureCache(lambda: path, 3, 4).known.unique().tolist() == [2.0]
 
 
 def test_the_folder_is_bounded(tmp_path):

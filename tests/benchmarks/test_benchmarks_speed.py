@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from adaptation.stacking import single_run_loss, stacked_losses
 from benchmarks import speed, timing
 from benchmarks.parts import Bench, class_names, operations, separate, stacked
 from clip.precision import CPU
+from dassl.utils.digests import read_array
 
 
 def test_plain_and_default_compute_the_same_at_different_cost():
@@ -73,8 +73,8 @@ def test_evaluations_on_new_classes(tmp_path):
     assert not set(new[0].model.classnames) & set(plain.model.classnames)
     torch.testing.assert_close(*(run.model(run.images) for run in new), rtol=1e-4, atol=1e-4)
     assert torch.equal(new[0].model.trained_tokens, plain.model.tokens)
-    again = new[1].with_cached_features(tmp_path / "x.npy")
-    assert np.load(tmp_path / "x.npy").shape == (4, 128)
+    again = new[1].with_cached_features(tmp_path / "x.features")
+    assert read_array(tmp_path / "x.features").shape == (4, 128)
     with torch.no_grad():
         kept, computed = (run.model.eval()(run.images) for run in (again, new[1]))
     assert torch.equal(kept, computed)
