@@ -50,8 +50,6 @@ class DePTMethod(Method):
         ValueError: a weight out of range.
     """
 
-    reads_pixels = True
-
     def __init__(self, host: Method, weight: float = 0.7):
         if not 0 <= weight <= 1:
             raise ValueError(f"TRAINER.DEPT.WEIGHT is {weight}, but must lie in [0, 1]")

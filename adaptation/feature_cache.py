@@ -90,7 +90,7 @@ class BatchImages(Tensor):
             args[0].device_wanted = args[1]
             return args[0]
 
-        if func is Tensor.requires_grad.__get__:  # what hooks of modules ask; the answer is no
+        if func == Tensor.requires_grad.__get__:  # what hooks of modules ask; the answer is no
             return False
 
         def pixels(images: BatchImages) -> Tensor:

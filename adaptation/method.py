@@ -84,7 +84,8 @@ class Method(nn.Module):
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """What the logits of images (B, 3, H, W) are made of: their features (B, E) and those of the classes, (C, E) or
         for each image (B, C, E); not normalised."""
-        return self.image_features(images), self.cached_in_eval("text", self.text_features)
+        t = self.text_features() if self.training else self.cached_in_eval("text", self.text_features)
+        return self.image_features(images), t
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W)."""
@@ -103,7 +104,7 @@ class Method(nn.Module):
         z, t = self.encode(images)
         logits = self.logits(z, t)
         loss = F.cross_entropy(logits, labels) + self.penalty(images, z, t, logits)
-        return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
+        return loss, {"loss": loss, "acc": 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)}
 
     def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
         """What the training loss has beside the cross-entropy.

@@ -19,7 +19,6 @@ from adaptation.templates import template_of
 from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
 from clip.model import QuickGELU
-from clip.precision import to_float32
 from dassl.engine import TRAINER_REGISTRY
 from trainers.coop import ContextMethod
 from trainers.zsclip import template_features
@@ -113,7 +112,7 @@ class TCPMethod(ContextMethod):
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with the learned context and, from `layer` on, the class tokens."""
         prompts = [None] * self.layer + [self.class_tokens()]
-        return to_float32(self.backbone.encode_embeddings(self.context(), self.context.end, prompts))
+        return self.backbone.encode_embeddings(self.context(), self.context.end, prompts)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy plus the weighted mean of one minus the cosine to the frozen features."""
