@@ -156,11 +156,19 @@ def _of_folder(name: str, file: Path | None) -> Source:
 def _read_settings(name: str, path: Path) -> dict:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged or no JSON: {error}") from error
-    if "model_cfg" not in settings:
-        raise ValueError(f"{path} has no entry model_cfg: it is not a description of an open_clip model")
-    _refuse_foreign_text(name, settings["model_cfg"])
+    model = settings.get("model_cfg") if isinstance(settings, dict) else None
+    if not isinstance(model, dict) or not all(isinstance(model.get(f"{t}_cfg"), dict) for t in ("vision", "text")):
+        raise ValueError(
+            f"{path} has no entry model_cfg with vision_cfg and text_cfg: it is not a description of an open_clip model"
+        )
+    if not isinstance(settings.setdefault("preprocess_cfg", {}), dict):
+        raise ValueError(f"{path}: preprocess_cfg is no object")
+    timm_name = model["vision_cfg"].get("timm_model_name", "")
+    if not isinstance(timm_name, str) or ":" in timm_name or "/" in timm_name:
+        raise ValueError(f"{path}: timm_model_name is {timm_name!r}, which is no model of timm but a place")
+    _refuse_foreign_text(name, model)
     return settings
 
 

@@ -73,7 +73,10 @@ def new_model(config: dict) -> nn.Module:
     if config.pop("custom_text", False):
         kind = open_clip.CoCa if "multimodal_cfg" in config else open_clip.CustomTextCLIP
     with torch.random.fork_rng(devices=[]):
-        return kind(**config)
+        try:
+            return kind(**config)
+        except DAMAGE as error:
+            raise ValueError(f"open_clip has no model of these settings: {reason(error)}") from error
 
 
 def load_weights(model: nn.Module, name: str, file: Path, config: Mapping | None = None) -> None:

@@ -8,6 +8,7 @@ import struct
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ SIZE_ENTRIES = ("input_resolution", "context_length", "vocab_size")  # that Open
 DAMAGE = (  # what readers answer damaged files with; found by reading thousands of them
     *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, OSError, OverflowError, RuntimeError),
     *(TypeError, ValueError, struct.error, UnpicklingError, SafetensorError, tarfile.TarError, zipfile.BadZipFile),
-    *(NotImplementedError, zipfile.LargeZipFile),
+    *(NotImplementedError, zipfile.LargeZipFile, zlib.error),
 )
 _FOREIGN = (  # how files begin that are none of weights
     (b"version https://git-lfs", "it is a pointer of Git LFS, not the file itself: run `git lfs pull`"),

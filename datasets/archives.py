@@ -5,11 +5,13 @@ folder, a device or a pipe, or more members or bytes than the limits allow: the 
 is named.
 """
 
+import lzma
 import os
 import re
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 
 MAX_MEMBERS = 3_000_000  # ImageNet's training images are 1.3 million
@@ -17,6 +19,11 @@ MAX_BYTES = 400 << 30  # unpacked; those are 138 GiB
 MAX_RATIO = 200  # unpacked to packed bytes, above `SMALL`; images hardly shrink, text tenfold
 SMALL = 1 << 30  # bytes that any archive may unpack to
 _DRIVE = re.compile(r"[A-Za-z]:")  # of Windows
+
+
+DAMAGE = (  # what damaged archives are answered with
+    *(OSError, EOFError, RuntimeError, ValueError, tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 class UnsafeArchiveError(ValueError):
@@ -54,7 +61,7 @@ def extract(archive: str, folder: str) -> None:
 
     Raises:
         UnsafeArchiveError: it is refused; what was unpacked before that is left in the folder.
-        OSError, EOFError, RuntimeError, tarfile.TarError, zipfile.BadZipFile: it is damaged, or no such archive.
+        any of `DAMAGE`: it is damaged, or no such archive.
     """
     os.makedirs(folder, exist_ok=True)
     if tarfile.is_tarfile(archive):

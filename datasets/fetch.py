@@ -16,7 +16,7 @@ import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .archives import UnsafeArchiveError, extract
+from .archives import DAMAGE, extract
 from .first_use import ChangedDownloadError, verify_first_use
 from .sources import Download, Part
 
@@ -221,7 +221,9 @@ def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
             place = os.path.join(folder, target)
             if not os.path.exists(place):
                 os.replace(path, place)
-    except (OSError, EOFError, RuntimeError, UnsafeArchiveError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except FetchError:
+        raise
+    except DAMAGE as error:
         raise FetchError(f"{archive} cannot be unpacked ({error}); delete it and run this again") from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)

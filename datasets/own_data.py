@@ -11,6 +11,7 @@ prompt. `docs/DATASETS.md` walks through all of it.
 """
 
 import csv
+import io
 import json
 import logging
 import os
@@ -206,13 +207,30 @@ def _columns(header: list[str], wanted: tuple[str, ...]) -> list[int]:
     return [cells.index(name) for name in wanted if name in cells]
 
 
+def _text(path: str) -> str:
+    """What a text file says, with its line ends; ValueError if it is none."""
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is no text in UTF-8 ({error})") from error
+
+
+def _table(path: str, lines: Iterable[str]) -> list[list[str]]:
+    """The rows of a CSV text with something in them, their cells stripped; ValueError if it is none."""
+    try:
+        rows = [[cell.strip() for cell in row] for row in csv.reader(lines)]
+    except csv.Error as error:
+        raise ValueError(f"{path} is no CSV file ({error})") from error
+    return [row for row in rows if any(row)]
+
+
 def _read_csv(path: str) -> tuple[dict[str, list[Labelled]], dict[str, int] | None]:
     """Part -> rows of a CSV file with a header, and the order of the classes where the file has numbers for them.
 
     The only part is "" if there is no split column. Raises ValueError naming the file, the line and what was expected.
     """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        table = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
+    table = _table(path, io.StringIO(_text(path), newline=""))
     header, rows = (table[0], table[1:]) if table else ([], [])
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
         raise ValueError(f"{path}: two columns are called {twice[0]!r}")
@@ -267,17 +285,16 @@ def read_names(path: str) -> dict[str, str]:
     """File of class names: JSON `{"folder": "name"}`, or lines `folder,name`."""
     if not os.path.isfile(path):
         raise FileNotFoundError(f"DATASET.CLASSNAMES: there is no file {path}")
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        text = file.read()
+    text = _text(path)
     if path.lower().endswith(".json"):
         try:
             names = json.loads(text, object_pairs_hook=partial(_without_repeats, path))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise ValueError(f"{path} is not JSON ({error})") from error
         if not isinstance(names, dict) or not all(isinstance(name, str) and name for name in names.values()):
             raise ValueError(f'{path} must be an object {{"folder": "class name", ...}}')
         return names
-    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if row]
+    rows = _table(path, text.splitlines())
     wrong = next((row for row in rows if len(row) != 2 or not all(row)), None)
     if wrong is not None:
         raise ValueError(f"{path}: each line must be `folder,class name`, found {wrong}")

@@ -16,8 +16,8 @@ import train
 from dassl.config import get_cfg_default
 from dassl.engine.comparison import differences, flatten, to_dict
 from dassl.engine.record import code_version_of
-from dassl.utils import read_json, write_json
-from results.records import FAILURE, METRICS, read_metrics
+from dassl.utils import write_json
+from results.records import FAILURE, METRICS, read_metrics, read_object
 from sweep.method_configs import trainer_class
 from sweep.plan import Run
 
@@ -78,7 +78,9 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
     if not path:
         return ""
     try:
-        record = read_metrics(path) if path == metrics else read_json(path)
+        record = read_metrics(path) if path == metrics else read_object(path)
+        if not isinstance(record.get("config", {}), dict):
+            raise ValueError("its config is no object")
     except ValueError as error:
         raise AnotherConfiguration(f"{path} is damaged ({error}): --redo deletes and repeats the run") from error
     made = record.get("created", "") if path == metrics else ""

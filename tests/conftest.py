@@ -11,6 +11,10 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_addoption(parser):
+    parser.addoption("--long", action="store_true", help="many more random cases where a test draws them")
+
+
 @pytest.fixture(scope="session")
 def repo_root() -> Path:
     return ROOT

@@ -31,6 +31,9 @@ LEAST = {  # below this no run can be made
 }
 
 
+MOST_VALUES = 100_000  # of a configuration file; the longest here has about 40
+
+
 def get_cfg_default() -> CfgNode:
     """Return a copy of the default configuration, open to changes."""
     return DEFAULTS.clone()
@@ -177,14 +180,28 @@ def merge_file(cfg: CfgNode, path: str) -> list[str]:
         raise FileNotFoundError(f'there is no configuration file "{path}"')
     with open(path, encoding="utf-8") as file:
         try:
-            loaded = CfgNode(yaml.safe_load(file) or {})
-        except (yaml.YAMLError, AssertionError, AttributeError, TypeError, ValueError) as error:
+            loaded = yaml.safe_load(file) or {}
+            _require_small(loaded)
+            loaded = CfgNode(loaded)
+        except (yaml.YAMLError, AssertionError, AttributeError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no configuration file: {error}") from error
     if cfg.is_new_allowed():
         _admit(cfg, _dotted(loaded), path)
     _check_keys(cfg, _dotted(loaded), path)
     _merge(cfg.merge_from_other_cfg, _widened(loaded, cfg), path)
     return list(_dotted(loaded))
+
+
+def _require_small(tree: object) -> None:
+    """Raise a ValueError for a tree of more than ``MOST_VALUES`` values, as aliases of aliases make it."""
+    pending = [tree]
+    for _ in range(MOST_VALUES):
+        if not pending:
+            return
+        value = pending.pop()
+        if isinstance(value, dict | list | tuple):
+            pending += value.values() if isinstance(value, dict) else value
+    raise ValueError(f"it holds more than {MOST_VALUES} values")
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
@@ -214,7 +231,7 @@ def set_key(cfg: CfgNode, key: str, text: str, source: str = "the command line")
     *path, leaf = key.split(".")
     node = functools.reduce(CfgNode.__getitem__, path, cfg)
     value: object = text
-    with contextlib.suppress(ValueError, SyntaxError):
+    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         value = ast.literal_eval(text)
     if isinstance(node[leaf], str) and not isinstance(value, str):
         value = text  # a folder that is called 123
@@ -236,7 +253,8 @@ def _widened(value: object, default: object) -> object:
     """Return whole numbers as floats where floats are wanted, in a tree of the defaults' shape; the rest as it is."""
     if isinstance(value, CfgNode) and isinstance(default, CfgNode):
         value.update({key: _widened(child, default.get(key)) for key, child in value.items()})
-    return float(value) if type(value) is int and isinstance(default, float) else value
+    whole = type(value) is int and isinstance(default, float) and abs(value) <= sys.float_info.max
+    return float(value) if whole else value
 
 
 def _merge(merge: object, what: object, source: str) -> None:

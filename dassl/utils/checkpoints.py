@@ -19,6 +19,7 @@ import re
 import struct
 import warnings
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -40,7 +41,7 @@ EPOCH_FILE = re.compile(r"model\.pth\.tar-(\d{1,9})")
 DAMAGED = '"{}" is no checkpoint, or is damaged: delete it (a run goes on from the one before), or name another'
 _UNREADABLE = (  # what PyTorch answers damaged files with; found by reading thousands of them
     *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OverflowError),
-    *(RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile),
+    *(OSError, RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
 )
 _TYPES = {  # entries of checkpoints that are read by the engine and by trainers, where they are there
     "state_dict": Mapping,
@@ -137,6 +138,8 @@ def _read(fpath: str) -> Any:
             f'"{fpath}" holds {unknown[0]}, which is no plain data; reading it could run code. '
             f"If you trust the file, set {UNSAFE_LOAD}=1 in the environment."
         ) from error
+    except PermissionError:
+        raise
     except _UNREADABLE as error:
         raise DamagedError("it cannot be read") from error
 
@@ -153,7 +156,7 @@ def _require_sound(checkpoint: Mapping[str, Any], fpath: str) -> None:
         try:
             with zipfile.ZipFile(fpath) as archive:
                 broken = archive.testzip()
-        except (zipfile.BadZipFile, *_UNREADABLE) as error:
+        except _UNREADABLE as error:
             raise DamagedError(str(error)) from error
         if broken:
             raise DamagedError(f"the checksum of its part {broken} is wrong")

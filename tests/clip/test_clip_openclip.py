@@ -168,6 +168,28 @@ def test_folder(tmp_path):
         load_backbone(f"local-dir:{tmp_path}")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"vision_cfg": {"timm_model_name": "hf-hub:someone/model"}}, "timm_model_name is 'hf-hub:someone/model'"),
+        ({"vision_cfg": {"timm_model_name": "local-dir:/tmp"}}, "timm_model_name is 'local-dir:/tmp'"),
+        ({"vision_cfg": {"timm_model_name": 3}}, "timm_model_name is 3"),
+        ({"vision_cfg": []}, "no entry model_cfg with vision_cfg and text_cfg"),
+        (
+            {"vision_cfg": {"width": "wide", "layers": 2, "patch_size": 8, "image_size": 32}},
+            "no model of these settings",
+        ),
+        ({"invented": 1}, "no model of these settings"),
+    ],
+)
+def test_settings_of_a_folder_name_no_other_place_and_are_a_model_s(tmp_path, change, said):
+    reduced.write_safetensors(reduced.random_model("reduced-ViT"), tmp_path / "open_clip_model.safetensors")
+    described = {"model_cfg": {**reduced.CONFIGS["reduced-ViT"], **change}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps(described))
+    with pytest.raises(ValueError, match=said):
+        load_backbone(f"local-dir:{tmp_path}")
+
+
 def test_offline_says_what_to_put_where(tmp_path, offline):
     address = "https://huggingface.co/timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k"
     sentence = rf"fetch open_clip_model.safetensors of {address} and name that file in MODEL.BACKBONE.PATH"

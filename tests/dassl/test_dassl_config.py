@@ -198,3 +198,11 @@ def test_own_trainers_stay_strict(monkeypatch):
         merge_opts(cfg, ["TRAINER.MINE.N_CTX", "8"])
     with pytest.raises(ValueError, match=r'unknown trainer "Mien": do you mean \[.*Mine'):
         admit_foreign_keys(cfg, "Mien")
+
+
+def test_aliases_of_aliases_are_refused(tmp_path):
+    """Forty lines that stand for 3^40 values."""
+    lines = ["a: &a0 {x: 1}", *(f"b{i}: &a{i + 1} {{p: *a{i}, q: *a{i}, r: *a{i}}}" for i in range(40))]
+    (tmp_path / "laughs.yaml").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"laughs\.yaml is no configuration file: it holds more than 100000 values"):
+        merge_file(get_cfg_default(), str(tmp_path / "laughs.yaml"))

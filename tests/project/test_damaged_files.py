@@ -1,0 +1,521 @@
+"""Damaged and hostile files, by the hundred: every reader answers with what it documents, and with nothing else.
+
+A seeded fuzz test. For each reader a real file is made, changed at random (bits, cuts, repeated pieces; for JSON, YAML,
+CSV and `KEY VALUE` also by their grammar) and read. What is read must be what was written where a digest or a checksum
+says what that was; a refusal must be an error that is documented, on one line; no file is written and no program run.
+
+    python -m pytest tests/project/test_damaged_files.py                # some hundred files
+    python -m pytest tests/project/test_damaged_files.py --long         # `MANY` for each reader
+"""
+
+import csv
+import io
+import json
+import math
+import os
+import pickle
+import random
+import signal
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from clip_models import VIT, random_state, write_torchscript
+from safetensors.torch import save_file
+from torch import nn
+
+import datasets
+import predict
+import trainers
+from clip import hub
+from clip.weight_files import read_weights
+from dassl.config import declared_cfg, merge_file, merge_opts
+from dassl.data.datasets import Datum
+from dassl.utils import save_checkpoint
+from dassl.utils.checkpoints import load_checkpoint
+from dassl.utils.digests import content_digest, read_array, write_array
+from datasets import archives, caches, first_use, own_data, splits
+from lpclip import features
+from results.records import read_metrics, read_object
+
+FEW, MANY = 12, 500  # mutations for each reader
+SECONDS = 60  # that one file may take; the slowest takes a tenth of one
+CHECKPOINT_KEYS = ("state_dict", "epoch", "optimizer", "classnames", "config", "progress")
+assert datasets, trainers  # imported for what they register
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How one kind of file is made and read.
+
+    Attributes:
+        make: writes a whole file into a folder; returns its path.
+        read: reads it; what it returns has to be the same for every file that is accepted, where `exact`.
+        exact: whether the file says what was written to it.
+        grammar: how its text is changed beside bytes: "json", "yaml", "csv", "opts" or "".
+    """
+
+    make: Callable[[Path], Path]
+    read: Callable[[Path], object]
+    exact: bool = False
+    grammar: str = ""
+
+
+# -- making files ------------------------------------------------------------------------------------------------------
+
+STATE = random_state({**VIT, "vocab_size": 50})
+ROWS = [[f"cat/{number}.jpg", number % 2, ("cat", "dog")[number % 2]] for number in range(6)]
+RECORD = {
+    "trainer": "CoOp",
+    "dataset": "DTD",
+    "seed": 1,
+    "accuracy": 62.5,
+    "epoch": 3,
+    "split": "test",
+    "shots": 2,
+    "num_test": 8,
+    "num_classes": 2,
+    "train_seconds": 1.5,
+    "created": "2026-01-01T00:00:00+00:00",
+    "learns": True,
+    "history": [{"epoch": 1, "lr": 0.1, "loss": 0.7}, {"epoch": 2, "lr": 0.1, "loss": 0.6}],
+    "per_class": [{"classname": "cat", "correct": 5, "total": 8, "accuracy": 62.5}],
+    "config": {"OPTIM": {"LR": 0.002, "MAX_EPOCH": 3}, "TRAINER": {"NAME": "CoOp"}},
+}
+
+
+def _written(name: str, write: Callable[[Path], object]) -> Callable[[Path], Path]:
+    def make(folder: Path) -> Path:
+        write(folder / name)
+        return folder / name
+
+    return make
+
+
+def _text(name: str, content: str) -> Callable[[Path], Path]:
+    return _written(name, lambda path: path.write_text(content, encoding="utf-8"))
+
+
+def _json(name: str, content: object) -> Callable[[Path], Path]:
+    return _text(name, json.dumps(content, indent=1))
+
+
+def _checkpoint() -> dict:
+    model = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(model.parameters())
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    extras = {"classnames": ["cat", "dog"], "config": {"MODEL": {"BACKBONE": {"NAME": "tiny-ViT"}}}, "progress": {}}
+    return {
+        "state_dict": model.state_dict(),
+        "epoch": 3,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": None,
+        **extras,
+    }
+
+
+def _make_checkpoint(folder: Path) -> Path:
+    save_checkpoint(_checkpoint(), str(folder))
+    return folder / "model.pth.tar-3"
+
+
+def _make_legacy_checkpoint(folder: Path) -> Path:
+    torch.save({**_checkpoint()}, folder / "old.pth.tar-3", _use_new_zipfile_serialization=False)
+    return folder / "old.pth.tar-3"
+
+
+def _datum(row: list) -> Datum:
+    datum = Datum.__new__(Datum)
+    datum._impath, datum._label, datum._domain, datum._classname = f"/data/2750/{row[0]}", row[1], 0, row[2]
+    return datum
+
+
+class Payload:
+    """Runs a program wherever a pickle's calls are made."""
+
+    def __reduce__(self):
+        return os.system, ("echo run > executed",)
+
+
+def _features(folder: Path) -> Path:
+    some = features.Features(np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(4))
+    features._write(folder / "features.npz", "of this", dict.fromkeys(features.PARTS, some))
+    return folder / "features.npz"
+
+
+def _make_tar(path: Path) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name in ("a/b.jpg", "a/c.jpg"):
+            info = tarfile.TarInfo(name)
+            info.size = 600
+            archive.addfile(info, io.BytesIO(bytes(range(200)) * 3))
+
+
+def _make_zip(path: Path) -> None:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("a/b.jpg", "a/c.jpg"):
+            archive.writestr(name, bytes(range(200)) * 3)
+
+
+YAML = yaml.safe_dump(
+    {"OPTIM": {"LR": 0.002, "MAX_EPOCH": 3, "STEPSIZE": [1, 2]}, "INPUT": {"SIZE": [32, 32]}, "SEED": 1}
+)
+OPTS = "OPTIM.LR 0.5\nINPUT.SIZE (32,32)\nOPTIM.NAME sgd\nUSE_CUDA False\nDATASET.SOURCE_DOMAINS ('a','b')\nSEED 3\n"
+
+# -- reading them ------------------------------------------------------------------------------------------------------
+
+
+def _of_checkpoint(path: Path) -> str:
+    checkpoint = load_checkpoint(str(path))
+    return content_digest({key: checkpoint[key] for key in CHECKPOINT_KEYS if key in checkpoint})
+
+
+def _configuration(path: Path) -> object:
+    return predict._configuration(read_object(path), [], "the checkpoint")
+
+
+def _merged(path: Path) -> object:
+    cfg = declared_cfg()
+    merge_file(cfg, str(path))
+    return cfg
+
+
+def _with_opts(path: Path) -> object:
+    words = path.read_text(encoding="utf-8").split()
+    cfg = declared_cfg()
+    merge_opts(cfg, words)
+    return cfg
+
+
+def _metrics(path: Path) -> object:
+    record = read_metrics(path)
+    assert 0 <= record["accuracy"] <= 100, record["accuracy"]
+    assert isinstance(record["seed"], int), record["seed"]
+    return record
+
+
+def _unpacked(path: Path) -> object:
+    """Unpacks into a folder beside, which is emptied again: files elsewhere are noticed by the test."""
+    folder = path.parent / "unpacked"
+    try:
+        archives.extract(str(path), str(folder))
+    except archives.DAMAGE as error:
+        raise ValueError("cannot be unpacked") from error
+    finally:
+        for entry in sorted(folder.rglob("*"), reverse=True):
+            entry.rmdir() if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        folder.rmdir()
+
+
+def _draw(path: Path) -> object:
+    split = splits.Split(*([splits.Item(*row) for row in ROWS[start::2]] for start in (0, 1, 0)))
+    return caches.read_draw(str(path), split)
+
+
+def _first_use(path: Path) -> object:
+    return first_use._read(str(path))
+
+
+READERS = {
+    "TorchScript": Reader(_written("a.pt", lambda p: write_torchscript(STATE, p)), lambda p: _tensors(p), exact=True),
+    "state dict": Reader(_written("a.pt", lambda p: torch.save(STATE, p)), lambda p: _tensors(p), exact=True),
+    "legacy": Reader(
+        _written("a.pt", lambda p: torch.save(STATE, p, _use_new_zipfile_serialization=False)), lambda p: _tensors(p)
+    ),
+    "safetensors": Reader(_written("a.safetensors", lambda p: save_file(STATE, p)), lambda p: _tensors(p)),
+    "payload": Reader(_written("a.pt", lambda p: torch.save({"a": Payload()}, p)), lambda p: _tensors(p)),
+    "open_clip settings": Reader(
+        _json(
+            "open_clip_config.json",
+            {"model_cfg": {"embed_dim": 8, "text_cfg": {"width": 8}, "vision_cfg": {"width": 8}}},
+        ),
+        lambda p: hub._read_settings("a", p),
+        grammar="json",
+    ),
+    "checkpoint": Reader(_make_checkpoint, _of_checkpoint, exact=True),
+    "legacy checkpoint": Reader(_make_legacy_checkpoint, _of_checkpoint),
+    "hostile checkpoint": Reader(
+        _written("model.pth.tar-1", lambda p: torch.save({"state_dict": {}, "epoch": Payload()}, p)), _of_checkpoint
+    ),
+    "settings of a checkpoint": Reader(_json("config.json", RECORD["config"]), _configuration, grammar="json"),
+    "image features": Reader(
+        _written("a.features", lambda p: write_array(p, np.arange(12.0))), lambda p: read_array(p).tolist(), exact=True
+    ),
+    "features of the probe": Reader(
+        _features, lambda p: content_digest(features._read(p, "of this") or {}), exact=True
+    ),
+    "draw": Reader(
+        _written("draw.json", lambda p: caches.write_draw(str(p), *(_items(part) for part in (ROWS[:2:2], ROWS[1:2])))),
+        _draw,
+        exact=True,
+        grammar="json",
+    ),
+    "official draw": Reader(
+        _written("d.pkl", lambda p: p.write_bytes(pickle.dumps({"train": list(map(_datum, ROWS)), "val": []}))),
+        lambda p: caches.read_pickle(str(p), "2750"),
+    ),
+    "hostile draw": Reader(
+        _written("d.pkl", lambda p: p.write_bytes(pickle.dumps({"train": [Payload()]}))),
+        lambda p: caches.read_pickle(str(p), "2750"),
+    ),
+    "split": Reader(
+        _json("split.json", {"train": ROWS, "val": ROWS[:2], "test": ROWS[2:]}),
+        lambda p: splits.read_split_file(str(p)),
+        grammar="json",
+    ),
+    "list": Reader(
+        _text("list.csv", "path,label,name,split\n" + "".join(f"{a},{b},{c},train\n" for a, b, c in ROWS)),
+        lambda p: own_data._read_csv(str(p)),
+        grammar="csv",
+    ),
+    "names": Reader(
+        _json("n.json", {"n01": "cat", "n02": "dog"}), lambda p: own_data.read_names(str(p)), grammar="json"
+    ),
+    "names in lines": Reader(
+        _text("n.txt", "n01,cat\nn02,dog\n"), lambda p: own_data.read_names(str(p)), grammar="csv"
+    ),
+    "configuration": Reader(_text("a.yaml", YAML), _merged, grammar="yaml"),
+    "KEY VALUE": Reader(_text("opts", OPTS), _with_opts, grammar="opts"),
+    "metrics.json": Reader(_json("metrics.json", RECORD), _metrics, grammar="json"),
+    "sweep.json": Reader(_json("sweep.json", {"config": RECORD["config"]}), read_object, grammar="json"),
+    "downloads.json": Reader(
+        _json("downloads.json", {"https://a": {"bytes": 3, "sha256": "0" * 64}}), _first_use, grammar="json"
+    ),
+    "tar": Reader(_written("a.tar", _make_tar), _unpacked),
+    "zip": Reader(_written("a.zip", _make_zip), _unpacked),
+}
+
+
+def _tensors(path: Path) -> object:
+    state = read_weights(path).state
+    return content_digest({key: state[key] for key in sorted(state)})
+
+
+def _items(rows: list) -> list:
+    return [splits.Item(*row) for row in rows]
+
+
+# -- changing them -----------------------------------------------------------------------------------------------------
+
+ODD = [
+    *(None, True, False, 0, -1, -5, 1.5, 10000, 10**400, "", "50", "nan", "\0", "\ud800", "../../etc/passwd", [], {}),
+    *(
+        math.nan,
+        math.inf,
+        1e308,
+        [[]],
+        {"a": {}},
+        "=cmd()",
+        "a" * 5000,
+        [None],
+        {"": 1},
+        "\u202e",
+        "1e400",
+        "__import__",
+    ),
+]
+
+
+def _some_bytes(data: bytes, rng: random.Random) -> bytes:
+    """One to three changes of the kinds that disks, networks and people make."""
+    data = bytearray(data)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        at, length = rng.randrange(len(data) + 1), rng.choice((1, 2, 16, 300))
+        kind = rng.randrange(7)
+        if kind == 0 and at < len(data):
+            data[at] ^= 1 << rng.randrange(8)
+        elif kind == 1:
+            data[at : at + length] = rng.randbytes(length)
+        elif kind == 2:
+            data = data[:at]
+        elif kind == 3:
+            data[at:at] = rng.randbytes(length)
+        elif kind == 4:
+            del data[at : at + length]
+        elif kind == 5:
+            data[at : at + length] = bytes(length)
+        else:
+            data[at:at] = data[: rng.randrange(len(data) + 1)]
+    return bytes(data)
+
+
+def _places(tree: object) -> list[tuple[object, object]]:
+    """Containers and keys of all values in a tree of JSON."""
+    keys = list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ()
+    found = [(tree, key) for key in keys]
+    for key in keys:
+        found += _places(tree[key])
+    return found
+
+
+def _some_json(text: str, rng: random.Random) -> str:
+    """A value becomes another one, vanishes, is there twice, or is nested without end."""
+    tree = json.loads(text)
+    parent, key = rng.choice(_places(tree))
+    kind = rng.randrange(6)
+    if kind <= 2:
+        parent[key] = rng.choice(ODD)
+    elif kind == 3:
+        del parent[key]
+    elif kind == 4:
+        return json.dumps(tree).replace("{", '{"accuracy": 1, "accuracy": 2, "train": [], "val": [], ', 1)
+    else:
+        deep = rng.choice((50, 5000, 200_000))
+        parent[key] = "@"
+        return json.dumps(tree).replace('"@"', rng.choice(("[", '{"a":')) * deep + rng.choice(("", "1" + "]" * deep)))
+    return json.dumps(rng.choice((tree, tree, tree, [tree], rng.choice(ODD))))
+
+
+def _some_yaml(text: str, rng: random.Random) -> str:
+    tree = yaml.safe_load(text)
+    kind = rng.randrange(6)
+    if kind == 0:  # a billion laughs, of lists and of nodes
+        first, more = rng.choice((("[x]", "[*a{0}, *a{0}, *a{0}]"), ("{x: 1}", "{{p: *a{0}, q: *a{0}, r: *a{0}}}")))
+        return text + "\n".join([f"a: &a0 {first}", *(f"b{i}: &a{i + 1} {more.format(i)}" for i in range(40))])
+    if kind == 1:
+        return text + rng.choice(
+            ("!!python/object/apply:os.system ['echo run > executed']", "a: !!python/name:os.system")
+        )
+    if kind == 2:
+        return text.replace(
+            "OPTIM:", rng.choice(("OPTIM: " + "[" * 3000, "OPTIM: {" * 500, "OPTIM: *none", "? [a]\n:"))
+        )
+    parent, key = rng.choice(_places(tree))
+    parent[key] = rng.choice([odd for odd in ODD if odd != "\ud800"])
+    return yaml.safe_dump(tree, allow_unicode=True)
+
+
+def _some_csv(text: str, rng: random.Random) -> str:
+    rows = list(csv.reader(text.splitlines()))
+    row = rng.choice(rows)
+    odd = ["", "\0", '"', "1e400", "9" * 400, "nan", "-1", "../x", "a" * 200_000, "=1+1", "\ud800", "\r", "x,y", "path"]
+    row[rng.randrange(len(row))] = rng.choice(odd)
+    if rng.randrange(3) == 0:
+        rows[rng.randrange(len(rows))] = row[: rng.randrange(len(row) + 1)] * rng.choice((1, 2, 40))
+    return "\n".join(",".join(row) for row in rows)
+
+
+def _some_opts(text: str, rng: random.Random) -> str:
+    words = text.split()
+    odd = [
+        "None",
+        "[" * 3000,
+        "(" * 200 + ")" * 200,
+        "9" * 5000,
+        "1e400",
+        "nan",
+        "-1",
+        "''",
+        '"',
+        "{1:2}",
+        "__import__('os')",
+    ]
+    odd += [
+        "lambda:0",
+        "1" + "+1" * 5000,
+        "{" * 90,
+        "\ud800",
+        "'a' 'b'",
+        "b'x'",
+        "1_000",
+        "0x10",
+        "f'{1}'",
+        "...",
+        "OPTIM",
+    ]
+    words[rng.randrange(len(words))] = rng.choice(odd)
+    return " ".join(words)
+
+
+GRAMMARS = {"json": _some_json, "yaml": _some_yaml, "csv": _some_csv, "opts": _some_opts}
+
+
+def _changed(data: bytes, grammar: str, rng: random.Random) -> bytes:
+    if not grammar or rng.randrange(3) == 0:
+        return _some_bytes(data, rng)
+    return GRAMMARS[grammar](data.decode("utf-8"), rng).encode("utf-8", "surrogatepass")
+
+
+# -- the test ----------------------------------------------------------------------------------------------------------
+
+_watched: list[str] | None = None
+PROGRAMS = ("os.system", "subprocess.Popen", "os.exec", "os.posix_spawn", "os.fork", "socket.connect", "os.startfile")
+
+
+def _hook(event: str, args: tuple) -> None:
+    if _watched is None:
+        return
+    if event in PROGRAMS:
+        _watched.append(f"{event} {args!r}")
+    elif event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        _watched.append(f"opens {args[0]!r} to write")
+
+
+sys.addaudithook(_hook)
+
+
+@contextmanager
+def _watching(seconds: int):
+    """Collect what is run or opened to be written; end what takes too long."""
+    global _watched
+
+    def late(*_):
+        raise AssertionError(f"still reading after {seconds} seconds")
+
+    before, _watched = signal.signal(signal.SIGALRM, late), []
+    signal.alarm(seconds)
+    try:
+        yield _watched
+    finally:
+        _watched = None
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _tree(folder: Path) -> dict[str, int]:
+    return {str(path.relative_to(folder)): path.stat().st_size for path in folder.rglob("*")}
+
+
+def _read(reader: Reader, path: Path) -> tuple[object, Exception | None]:
+    """What is read, or the error."""
+    try:
+        return reader.read(path), None
+    except Exception as error:
+        return None, error
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_survives_damage(name, tmp_path, monkeypatch, request):
+    reader = READERS[name]
+    (tmp_path / "files").mkdir()
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    path = reader.make(tmp_path / "files")
+    data = path.read_bytes()
+    right = None if "hostile" in name or name == "payload" else reader.read(path)
+    refused, count = 0, MANY if request.config.getoption("--long") else FEW
+    for number in range(count):
+        rng = random.Random(f"{name} {number}")
+        content = _changed(data, reader.grammar, rng)
+        path.write_bytes(content)
+        before = _tree(tmp_path)
+        where = f"{name}, mutation {number}: {content[:200]!r}"
+        with _watching(SECONDS) as seen:
+            got, error = _read(reader, path)
+        assert error is None or (isinstance(error, ValueError) and len(str(error)) < 20_000), f"{error!r}\n{where}"
+        refused += error is not None
+        seen = [event for event in seen if "unpacked" not in event]
+        assert not seen, f"{where}: {seen}"
+        assert _tree(tmp_path) == before, where
+        if reader.exact and got is not None and content != data:
+            assert got in (right, content_digest({})), where
+    assert refused or name in ("draw", "features of the probe") or count < MANY, "no mutation was refused"
