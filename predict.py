@@ -149,7 +149,9 @@ def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
     metrics = run / "metrics.json"
     if metrics.is_file():
         record = json.loads(metrics.read_text(encoding="utf-8"))
-        return record["config"], _names([row["classname"] for row in record["per_class"]], metrics)
+        if "config" in record and record.get("per_class"):
+            return record["config"], _names([row["classname"] for row in record["per_class"]], metrics)
+        raise ValueError(f"{metrics} does not say of which settings and classes it is, and there is no checkpoint")
     if files:
         raise ValueError(f"{files[0]} does not say which method and classes it is of: it was not written by train.py")
     raise FileNotFoundError(f"{run} holds no checkpoint and no result of a run")

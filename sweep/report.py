@@ -81,7 +81,7 @@ def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run])
 def write_averages(runs: Sequence[Run]) -> str:
     """Average accuracy and macro F1 over the seeds of each data set and method, also in a file beside the seeds.
 
-    The last two lines are those of the official scripts.
+    The last two lines are those of the official scripts. An evaluator of others may give no macro F1.
     """
     groups: dict[Path, list[Record]] = {}
     for run in runs:
@@ -90,10 +90,12 @@ def write_averages(runs: Sequence[Run]) -> str:
             groups.setdefault(Path(run.output_dir).parent, []).append(record)
     texts = []
     for folder, records in groups.items():
-        accuracy = summarise([record.accuracy for record in records])
-        macro_f1 = summarise([record.metrics["macro_f1"] for record in records])
-        text = f"{_spread('accuracy', accuracy)}\n{_spread('macro F1', macro_f1)}\n"
-        text += f"Average Accuracy: {accuracy.mean:.2f}%\nAverage Macro F1: {macro_f1.mean:.2f}%\n"
+        measures = {"accuracy": summarise([record.accuracy for record in records])}
+        if all("macro_f1" in record.metrics for record in records):
+            measures["macro F1"] = summarise([record.metrics["macro_f1"] for record in records])
+        lines = [_spread(name, measure) for name, measure in measures.items()]
+        lines += [f"Average {name[0].upper()}{name[1:]}: {measure.mean:.2f}%" for name, measure in measures.items()]
+        text = "\n".join([*lines, ""])
         with atomic_write(folder / AVERAGES) as file:
             file.write(text)
         texts.append(f"{folder}\n{text}")

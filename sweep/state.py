@@ -87,7 +87,8 @@ def _made(run: Run, wanted: Mapping[str, Any]) -> str:
     differences = compare(wanted, flatten(record.get("config", {}))) + _other_code_or_weights(run, wanted, record)
     if made and "--load-epoch" in run.argv:
         epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
-        differences += [f"epoch {record['epoch']} there, {epoch} wanted"] if record["epoch"] != epoch else []
+        there = record.get("epoch")
+        differences += [f"epoch {there} there, {epoch} wanted"] if there != epoch else []
     if differences:
         raise AnotherConfiguration(
             f"{run.output_dir} holds a run with other settings ({'; '.join(differences[:4])}). Give another --output, "

@@ -16,6 +16,7 @@ from adaptation.stacking import RunBatcher, run_together
 from adaptation.trainer import MethodTrainer
 from clip.precision import CPU, Precision
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from dassl.utils import set_random_seed
 from sweep.method_configs import config_of
 from trainers.apex import APEXMethod
 
@@ -95,6 +96,26 @@ def test_a_diverged_seed_ends_alone(eurosat_root, tmp_path):
     assert one is three is None
     assert isinstance(two, FloatingPointError)
     assert together[2].model_epoch == 3
+
+
+def test_runs_on_the_global_generators_take_no_turns(eurosat_root, tmp_path):
+    """They would share them: each is carried out whole, and learns what it learns alone."""
+
+    def body(folder: str, seed: int):
+        def go() -> MethodTrainer:
+            set_random_seed(seed)
+            opts = {"DATALOADER.RANDOM_STREAMS": "global", "OPTIM.MAX_EPOCH": "2"}
+            trainer = conformance.make("CoOp", eurosat_root, tmp_path / f"{folder}{seed}", seed=seed, **opts)
+            trainer.train()
+            return trainer
+
+        return go
+
+    alone = [body("alone", seed)() for seed in (1, 2)]
+    together = run_together([body("together", seed) for seed in (1, 2)])
+    for one, other in zip(alone, together, strict=True):
+        assert not other.supports_stacking
+        assert torch.equal(learned(one), learned(other))
 
 
 def requests(count: int) -> list:
