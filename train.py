@@ -10,11 +10,13 @@ Trainers, data sets and their configuration keys are found by being in their fol
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+|SEED|USE_CUDA|VERBOSE|OUTPUT_DIR|RESUME")
 MISTAKES = (ValueError, OSError, FloatingPointError)  # answered with one sentence
 
 
@@ -28,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", default="", help="several seeds at once, such as 1-20 or 1,2,5: OUTPUT_DIR/seed<N>")
     parser.add_argument("--source-domains", nargs="+", default=[], help="source domains of the data set")
     parser.add_argument("--target-domains", nargs="+", default=[], help="target domains of the data set")
-    parser.add_argument("--transforms", nargs="+", default=[], help="names of the training transforms")
+    parser.add_argument("--transforms", nargs="+", default=[], help="training transforms; normalize is added")
     parser.add_argument("--config-file", default="", help="YAML of the method")
     parser.add_argument("--dataset-config-file", default="", help="YAML of the data set")
     parser.add_argument("--trainer", default="", help="name of the trainer, such as APEX")
@@ -40,6 +42,16 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-train", action="store_true", help="build everything, then stop")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs that override the configuration")
     return parser
+
+
+def separate_opts(args: argparse.Namespace) -> None:
+    """Give back to `args.opts` the KEY VALUE pairs that a flag of several words before them has taken in."""
+    for flag in ("transforms", "source_domains", "target_domains"):
+        words = getattr(args, flag)
+        keys = [index for index, word in enumerate(words) if KEY.fullmatch(word)]
+        if keys:
+            setattr(args, flag, words[: keys[0]])
+            args.opts = [*words[keys[0] :], *args.opts]
 
 
 def build_config(args: argparse.Namespace):
@@ -56,6 +68,7 @@ def build_config(args: argparse.Namespace):
     from adaptation.trainer import fill_known_input
     from dassl.config import admit_foreign_keys, declared_cfg, merge_file, merge_opts, set_key
 
+    separate_opts(args)
     cfg = declared_cfg()
     if args.trainer:
         admit_foreign_keys(cfg, args.trainer)
@@ -77,7 +90,8 @@ def build_config(args: argparse.Namespace):
     lists = {"SOURCE_DOMAINS": args.source_domains, "TARGET_DOMAINS": args.target_domains}
     cfg.DATASET.update({key: tuple(names) for key, names in lists.items() if names})
     if args.transforms:
-        cfg.INPUT.TRANSFORMS = tuple(args.transforms)
+        normalized = {"normalize", "instance_norm"} & set(args.transforms)
+        cfg.INPUT.TRANSFORMS = (*args.transforms, *(() if normalized else ("normalize",)))
     if args.seed >= 0:
         cfg.SEED = args.seed
     merge_opts(cfg, args.opts)

@@ -89,6 +89,11 @@ def fill_input(cfg: CfgNode, backbone: Backbone) -> CfgNode:
             )
         cfg.INPUT[key] = value
     cfg.INPUT.TRANSFORMS = cfg.INPUT.TRANSFORMS or ("normalize",)
+    if not {"normalize", "instance_norm"} & set(cfg.INPUT.TRANSFORMS):
+        logger.warning(
+            "INPUT.TRANSFORMS %s has no normalize: %s takes images as they are, which it was not trained on",
+            tuple(cfg.INPUT.TRANSFORMS), backbone.name,
+        )  # fmt: skip
     cfg.freeze()
     return cfg
 

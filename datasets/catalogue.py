@@ -30,7 +30,7 @@ def configuration(name: str, root: str) -> CfgNode:
     """
     cfg = declared_cfg()
     known = stems()
-    if name.endswith((".yaml", ".yml")):
+    if name.lower().endswith((".yaml", ".yml")):
         merge_file(cfg, name)
     elif name in known:
         merge_file(cfg, str(known[name]))

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from dassl.config.defaults import DEFAULTS
 from protocols import PROTOCOLS
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE
@@ -29,6 +30,13 @@ from sweep.progress import Bar
 
 YAML = (".yaml", ".yml")
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+")
+SECTIONS = {key for key, value in DEFAULTS.items() if isinstance(value, dict)}
+TOP_LEVEL = set(DEFAULTS) - SECTIONS
+GIVEN = {
+    "SEED": "--seeds", "OUTPUT_DIR": "--output", "RESUME": "--output", "TRAINER.NAME": "--trainers",
+    "DATASET.ROOT": "--root", "DATASET.NAME": "--datasets", "DATASET.NUM_SHOTS": "--shots",
+    "DATASET.SUBSAMPLE_CLASSES": "the protocol",
+}  # fmt: skip
 INTERRUPTED = 130
 NUMBERED = (*BENCHMARKS, *IMAGENET_VARIANTS)
 
@@ -89,9 +97,18 @@ def build_parser() -> argparse.ArgumentParser:
 def split_opts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments up to the first configuration key, and the `KEY VALUE` pairs from there on."""
     for index, word in enumerate(argv):
-        if KEY.fullmatch(word):
+        a_value = index and argv[index - 1].startswith("--")  # of a flag, such as --root DATA.v2
+        others = KEY.fullmatch(word) and not a_value and Path(word).suffix.lower() not in YAML
+        if word in TOP_LEVEL or (KEY.fullmatch(word) and word.partition(".")[0] in SECTIONS) or others:
             return list(argv[:index]), list(argv[index:])
     return list(argv), []
+
+
+def check_opts(opts: Sequence[str]) -> None:
+    """Raise a ValueError for a key that the sweep itself gives each run, and its directory names."""
+    for key in opts[::2]:
+        if key in GIVEN:
+            raise ValueError(f"{key}: each run of a sweep has its own, which comes from {GIVEN[key]}")
 
 
 def complete_arguments(args: argparse.Namespace) -> None:
@@ -114,7 +131,7 @@ def complete_arguments(args: argparse.Namespace) -> None:
     args.datasets = list(dict.fromkeys(numbers.get(name, name) for name in args.datasets or protocol.datasets))
     known_sets = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
     for name in (*args.datasets, args.source):
-        if Path(name).suffix not in YAML:
+        if Path(name).suffix.lower() not in YAML:
             check_availability(name, known_sets, "data set")
     args.seeds = args.seeds or protocol.seeds
     args.shots = list(dict.fromkeys(args.shots or protocol.shots))
@@ -150,7 +167,7 @@ def own_files(datasets: Sequence[str]) -> dict[str, str]:
     """
     files: dict[str, str] = {}
     for path in map(Path, datasets):
-        if path.suffix not in YAML:
+        if path.suffix.lower() not in YAML:
             continue
         if not path.is_file():
             raise FileNotFoundError(f"--datasets {path}: there is no such file")
@@ -306,6 +323,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, opts = split_opts(sys.argv[1:] if argv is None else argv)
     args = build_parser().parse_args(words)
     try:
+        check_opts(opts)
         return sweep(args, opts)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"sweep: {error}\n")

@@ -98,9 +98,11 @@ def _rules_in(path: Path) -> dict[str, list[dict[str, Any]]]:
     """The rules of a file; ValueError, which names it, for what is none."""
     import yaml
 
+    from dassl.config import load_yaml
+
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = load_yaml(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{path} is no YAML file: {error}") from error
     if not isinstance(found, dict) or not found.keys() <= _KEYS.keys():
         raise ValueError(f"{path}: write the lists {' and '.join(_KEYS)}")

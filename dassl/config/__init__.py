@@ -1,12 +1,13 @@
 """The configuration: a YACS tree, and merges whose errors say which key was meant."""
 
 import ast
-import contextlib
 import functools
 import logging
+import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from typing import IO, Any
 
 import yaml
 from yacs.config import CfgNode
@@ -16,11 +17,12 @@ from dassl.utils import check_availability, did_you_mean
 
 __all__ = [
     "admit_foreign_keys", "check_values", "clean_cfg", "declare_dataset_keys", "declare_trainer_keys", "declared_cfg",
-    "get_cfg_default", "merge_file", "merge_opts", "set_key", "with_defaults",
+    "get_cfg_default", "load_yaml", "merge_file", "merge_opts", "set_key", "with_defaults",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
+NONE_IS_EMPTY = "CTX_INIT"  # keys whose empty text has a meaning though it is not the default: random contexts
 LEAST = {  # below this no run can be made
     "SEED": -1,
     "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
@@ -180,7 +182,7 @@ def merge_file(cfg: CfgNode, path: str) -> list[str]:
         raise FileNotFoundError(f'there is no configuration file "{path}"')
     with open(path, encoding="utf-8") as file:
         try:
-            loaded = yaml.safe_load(file) or {}
+            loaded = load_yaml(file) or {}
             _require_small(loaded)
             loaded = CfgNode(loaded)
         except (yaml.YAMLError, AssertionError, AttributeError, RecursionError, TypeError, ValueError) as error:
@@ -188,7 +190,7 @@ def merge_file(cfg: CfgNode, path: str) -> list[str]:
     if cfg.is_new_allowed():
         _admit(cfg, _dotted(loaded), path)
     _check_keys(cfg, _dotted(loaded), path)
-    _merge(cfg.merge_from_other_cfg, _widened(loaded, cfg), path)
+    _merge(cfg.merge_from_other_cfg, _typed_tree(loaded, cfg, "", path), path)
     return list(_dotted(loaded))
 
 
@@ -228,14 +230,12 @@ def set_key(cfg: CfgNode, key: str, text: str, source: str = "the command line")
     Raises:
         ValueError: the value is of another type than the default; the sentence names ``source``.
     """
-    *path, leaf = key.split(".")
-    node = functools.reduce(CfgNode.__getitem__, path, cfg)
-    value: object = text
-    with contextlib.suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        value = ast.literal_eval(text)
-    if isinstance(node[leaf], str) and not isinstance(value, str):
+    default = functools.reduce(CfgNode.__getitem__, key.split("."), cfg)
+    value = _literal(text)
+    if isinstance(default, str) and not isinstance(value, str | None):
         value = text  # a folder that is called 123
-    value = repr(value) if isinstance(value, str) else _widened(value, node[leaf])  # YACS reads text as a literal
+    value = _typed(value, default, key, source)
+    value = repr(value) if isinstance(value, str) else value  # YACS reads text as a literal
     _merge(cfg.merge_from_list, [key, value], f"{source}: {key}")
 
 
@@ -249,12 +249,72 @@ def check_values(cfg: CfgNode) -> None:
         raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but must be height and width in pixels")
 
 
-def _widened(value: object, default: object) -> object:
-    """Return whole numbers as floats where floats are wanted, in a tree of the defaults' shape; the rest as it is."""
-    if isinstance(value, CfgNode) and isinstance(default, CfgNode):
-        value.update({key: _widened(child, default.get(key)) for key, child in value.items()})
+class _Loader(yaml.SafeLoader):
+    """Reads YAML; refuses a key that stands twice in one mapping, whose first value would be lost."""
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        """Return the next mapping; ValueError for a repeated key."""
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise ValueError(f"{key.value} stands twice, in lines {lines[key.value]} and {line}: put both into one")
+            lines[key.value] = line
+        return node
+
+
+def load_yaml(text: str | IO[str]) -> Any:
+    """Return what a YAML text holds; a ``yaml.YAMLError`` or a ValueError for one that is damaged or repeats a key."""
+    return yaml.load(text, _Loader)
+
+
+def _literal(text: str) -> object:
+    """Return the literal of Python that a text is, or the text."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        return text
+
+
+def _typed_tree(tree: CfgNode, defaults: CfgNode, prefix: str, source: str) -> CfgNode:
+    """Return what a file gives, in the types of the defaults; texts are literals where no text is wanted."""
+    for name, value in tree.items():
+        default = defaults.get(name)
+        if isinstance(value, CfgNode) and isinstance(default, CfgNode):
+            _typed_tree(value, default, f"{prefix}{name}.", source)
+            continue
+        literal = _literal(value) if isinstance(value, str) else value
+        kept = value if isinstance(default, str) and literal is not None else literal
+        tree[name] = _typed(kept, default, f"{prefix}{name}", source)
+    return tree
+
+
+def _typed(value: object, default: object, key: str, source: str) -> object:
+    """Return a value of the type of its default, where that is clear: YACS refuses the rest.
+
+    Whole numbers become floats. None is nothing where a text or a list may be empty.
+
+    Raises:
+        ValueError: None where it has no meaning, or a number that is NaN.
+    """
+    if value is None and default is not None and not _is_foreign(key):
+        if default not in ("", (), []) and not key.endswith(NONE_IS_EMPTY):
+            raise ValueError(f"{source}: {key} is None, which has no meaning there (the default is {default!r})")
+        return type(default)()
+    if isinstance(value, float) and math.isnan(value):
+        raise ValueError(f"{source}: {key} is NaN")
     whole = type(value) is int and isinstance(default, float) and abs(value) <= sys.float_info.max
     return float(value) if whole else value
+
+
+def _is_foreign(key: str) -> bool:
+    """Return whether a key belongs to a trainer that declares no keys, so that only it knows what None means there."""
+    from dassl.engine.build import TRAINER_REGISTRY
+
+    top, _, rest = key.partition(".")
+    declared = (getattr(trainer, "CONFIG", {}) for _, trainer in TRAINER_REGISTRY)
+    return top == "TRAINER" and "." in rest and not any(rest.split(".")[0] in nodes for nodes in declared)
 
 
 def _merge(merge: object, what: object, source: str) -> None:

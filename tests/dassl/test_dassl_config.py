@@ -1,9 +1,12 @@
 """Defaults, merges and the errors that answer mistakes."""
 
+import ast
 import sys
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from yacs.config import CfgNode
 
 from dassl.config import (
@@ -206,3 +209,155 @@ def test_aliases_of_aliases_are_refused(tmp_path):
     (tmp_path / "laughs.yaml").write_text("\n".join(lines))
     with pytest.raises(ValueError, match=r"laughs\.yaml is no configuration file: it holds more than 100000 values"):
         merge_file(get_cfg_default(), str(tmp_path / "laughs.yaml"))
+
+
+# Types of values, None above all
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "OPTIM:\n  NAME: sgd\n  LR: 0.1\nTEST:\n  SPLIT: val\nOPTIM:\n  MAX_EPOCH: 3\n",
+            "OPTIM stands twice, in lines 1 and 6",
+        ),
+        ("OPTIM:\n  LR: 0.1\n  LR: 0.2\n", "LR stands twice, in lines 2 and 3"),
+        ("OPTIM: {LR: 0.1, MAX_EPOCH: 2}\n'OPTIM':\n  LR: 0.2\n", "OPTIM stands twice, in lines 1 and 2"),
+        ("OPTIM: {LR: 0.1, LR: 0.2}\n", "LR stands twice"),
+    ],
+)
+def test_a_key_that_stands_twice_in_a_file_is_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=rf"some\.yaml.*{message}"):
+        merge_file(get_cfg_default(), _yaml(tmp_path, text))
+
+
+def test_merge_keys_of_yaml_may_be_overridden(tmp_path):
+    cfg = get_cfg_default()
+    text = "DATALOADER:\n  TRAIN_X: &x\n    BATCH_SIZE: 4\n    N_INS: 2\n  TRAIN_U:\n    <<: *x\n    BATCH_SIZE: 8\n"
+    merge_file(cfg, _yaml(tmp_path, text))
+    assert (cfg.DATALOADER.TRAIN_U.BATCH_SIZE, cfg.DATALOADER.TRAIN_U.N_INS) == (8, 2)
+
+
+def _with_trainer(monkeypatch):
+    """The defaults with the keys of a trainer that declares one of each kind."""
+    nodes = {
+        "MINE": CfgNode(
+            {"CTX_INIT": "a photo of a", "WORDS": "", "N": 4, "R": 0.5, "FLAG": True, "KEYS": ("q",), "L": []}
+        )
+    }
+    monkeypatch.setitem(TRAINER_REGISTRY._objects, "Mine", type("Mine", (), {"CONFIG": nodes}))
+    cfg = get_cfg_default()
+    declare_trainer_keys(cfg)
+    return cfg
+
+
+def _set(cfg, key, text, form, folder):
+    """Set a key as an option, as a YAML value or as a quoted YAML value."""
+    if form == "option":
+        merge_opts(cfg, [key, text])
+        return
+    *nodes, leaf = key.split(".")
+    lines = [f"{'  ' * depth}{node}:" for depth, node in enumerate(nodes)]
+    quoted = f'"{text}"' if form == "quoted" else text
+    merge_file(cfg, _yaml(folder, "\n".join([*lines, f"{'  ' * len(nodes)}{leaf}: {quoted}"]) + "\n"))
+
+
+FORMS = ["option", "plain", "quoted"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("key", "empty"),
+    [
+        ("MINE.CTX_INIT", ""), ("MINE.WORDS", ""), ("MINE.L", []),
+    ],
+)  # fmt: skip
+def test_none_is_nothing_where_there_may_be_nothing(monkeypatch, tmp_path, form, key, empty):
+    cfg = _with_trainer(monkeypatch)
+    _set(cfg, f"TRAINER.{key}", "None", form, tmp_path)
+    assert cfg.TRAINER.MINE[key.split(".")[1]] == empty
+    _set(cfg, "INPUT.TRANSFORMS", "None", form, tmp_path)
+    assert cfg.INPUT.TRANSFORMS == ()
+
+
+@pytest.mark.parametrize("form", [*FORMS, "null", "~"])
+@pytest.mark.parametrize(
+    "key",
+    ["TRAINER.MINE.N", "TRAINER.MINE.R", "TRAINER.MINE.FLAG", "TRAINER.MINE.KEYS", "OPTIM.NAME", "OPTIM.LR", "USE_CUDA",
+     "DATASET.NUM_SHOTS", "INPUT.SIZE", "INPUT.PIXEL_MEAN", "DATASET.SUBSAMPLE_CLASSES"],
+)  # fmt: skip
+def test_none_is_refused_by_key_and_value_where_it_has_no_meaning(monkeypatch, tmp_path, form, key):
+    cfg = _with_trainer(monkeypatch)
+    text, form = (form, "plain") if form in ("null", "~") else ("None", form)
+    with pytest.raises(ValueError, match=rf"{key} is None, which has no meaning there"):
+        _set(cfg, key, text, form, tmp_path)
+
+
+def test_none_is_left_to_foreign_trainers(monkeypatch):
+    cfg = _admitted(monkeypatch)
+    cfg.TRAINER.THEIRS = CfgNode({"CTX_INIT": False})
+    merge_opts(cfg, ["TRAINER.THEIRS.CTX_INIT", "None"])
+    assert cfg.TRAINER.THEIRS.CTX_INIT is None
+
+
+VALUES = [  # what the command line gives, and what it means for a default of each type; not named: refused
+    ("1e-3", {"R": 0.001}), ("-2", {"N": -2, "R": -2.0}), ("0", {"N": 0, "R": 0.0}), ("2.0", {"R": 2.0}),
+    ("1_000", {"N": 1000, "R": 1000.0}), ("0x10", {"N": 16, "R": 16.0}), ("1", {"N": 1, "R": 1.0}), ("nan", {}),
+    ("True", {"FLAG": True}), ("False", {"FLAG": False}), ("true", {}), ("", {"WORDS": ""}), ("q", {}),
+    ("['q', 'v']", {"KEYS": ("q", "v"), "L": ["q", "v"]}), ("('q',)", {"KEYS": ("q",), "L": ["q"]}),
+    ("()", {"KEYS": (), "L": []}), ("'None'", {"WORDS": "None"}), ("\"it's\"", {"WORDS": "it's"}),
+    ("it's", {}), ("'a' b", {}), ("a: b", {}), ("{'a': 1}", {}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "meaning"), VALUES)
+def test_each_value_for_a_default_of_each_type(monkeypatch, text, meaning):
+    for key in ("N", "R", "FLAG", "KEYS", "L", "WORDS"):
+        cfg = _with_trainer(monkeypatch)
+        if key in meaning or key == "WORDS":
+            merge_opts(cfg, [f"TRAINER.MINE.{key}", text])
+            expected = meaning.get(key, text)  # text is text, as it stands
+            assert (cfg.TRAINER.MINE[key], type(cfg.TRAINER.MINE[key])) == (expected, type(expected))
+        else:
+            with pytest.raises(ValueError, match=rf"TRAINER\.MINE\.{key}"):
+                merge_opts(cfg, [f"TRAINER.MINE.{key}", text])
+
+
+def test_numbers_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"OPTIM\.LR is NaN"):
+        merge_file(get_cfg_default(), _yaml(tmp_path, "OPTIM:\n  LR: .nan\n"))
+
+
+@given(st.text(max_size=12))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_taken_as_it_stands_or_as_the_literal_that_it_is(text):
+    cfg = get_cfg_default()
+    try:
+        literal = ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        literal = text
+    merge_opts(cfg, ["DATASET.NAME", text])
+    assert (literal if isinstance(literal, str) else "" if literal is None else text) == cfg.DATASET.NAME
+
+
+@given(
+    st.one_of(
+        st.integers(),
+        st.floats(allow_nan=False, allow_infinity=False),
+        st.booleans(),
+        st.lists(st.integers()),
+        st.none(),
+    )
+)
+@settings(max_examples=100, deadline=None)
+def test_a_value_comes_back_or_is_refused_by_its_key(value):
+    wanted = {"OPTIM.LR": (int, float), "OPTIM.MAX_EPOCH": (int,), "USE_CUDA": (bool,), "OPTIM.STEPSIZE": (list,)}
+    for key, kinds in wanted.items():
+        cfg = get_cfg_default()
+        if type(value) in kinds:
+            merge_opts(cfg, [key, repr(value)])
+            node = cfg.OPTIM if key.startswith("OPTIM") else cfg
+            assert node[key.split(".")[-1]] == (tuple(value) if isinstance(value, list) else value)
+        else:
+            with pytest.raises(ValueError, match=key.replace(".", r"\.")):
+                merge_opts(cfg, [key, repr(value)])

@@ -72,6 +72,27 @@ def test_coop_trains_class_specific_contexts(call, tmp_path):
     assert "belongs to its classes" in said
 
 
+@pytest.mark.parametrize("empty", ["None", "", "''"])
+def test_no_words_to_start_from_are_random_contexts(call, tmp_path, empty):
+    assert call(trainer="CoOp", out="usual") == (0, "")
+    assert call(trainer="CoOp", out="none", opts=["TRAINER.COOP.CTX_INIT", empty]) == (0, "")
+    usual, none = (metrics(tmp_path / out) for out in ("usual", "none"))
+    assert none["trainable_parameters"] == usual["trainable_parameters"] == 16 * 64
+    assert none["config"]["TRAINER"]["COOP"]["CTX_INIT"] == ""
+    assert none["history"] == usual["history"]
+
+
+def test_training_transforms_keep_the_normalisation(call, tmp_path, heard, caplog):
+    assert call("--transforms", "random_flip", trainer="ZeroshotCLIP") == (0, "")
+    assert metrics(tmp_path / "run")["config"]["INPUT"]["TRANSFORMS"] == ["random_flip", "normalize"]
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("+ normalization") == 2
+    assert "has no normalize" not in log
+    opts = ["INPUT.TRANSFORMS", "['random_flip']"]
+    assert call(trainer="ZeroshotCLIP", out="bare", opts=opts) == (0, "")
+    assert "INPUT.TRANSFORMS ('random_flip',) has no normalize" in (tmp_path / "bare" / "log.txt").read_text()
+
+
 def test_resuming_equals_an_uninterrupted_run(call, tmp_path):
     every = ["TRAIN.CHECKPOINT_FREQ", "1", "OPTIM.LR", "0.1"]
     assert call(out="whole", opts=every)[0] == 0

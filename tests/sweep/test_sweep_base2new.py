@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -54,6 +55,21 @@ def test_configuration_keys_end_the_arguments():
         ["OPTIM.LR", "0.1"],
     )
     assert cli.split_opts(["--root", "./data.v2", "--configs", "APEX=vit_b16"])[1] == []
+
+
+@pytest.mark.parametrize("opts", [["USE_CUDA", "False"], ["OPTIM.LR", "1", "THEIRS.K", "3"], []])
+@pytest.mark.parametrize(
+    "words", [["--datasets", "BIRDS.yaml", "Cats.YML"], ["--root", "DATA.v2"], ["--seeds", "1"], ["--dry-run"]]
+)
+def test_keys_are_told_from_files_in_capitals(words, opts):
+    assert cli.split_opts(["base2new", *words, *opts]) == (["base2new", *words], opts)
+    assert cli.split_opts(["base2new", "--seeds", "1", "THEIRS.K", "3"])[1] == ["THEIRS.K", "3"]
+
+
+@pytest.mark.parametrize("key", ["SEED", "DATASET.NUM_SHOTS", "DATASET.SUBSAMPLE_CLASSES", "OUTPUT_DIR"])
+def test_what_the_directories_say_is_not_overridden(key, capsys):
+    assert cli.main(["base2new", "--trainers", "CoOp", "--datasets", "drawn_thermal", key, "2"]) == 2
+    assert re.search(rf"{key}: each run of a sweep has its own, which comes from", capsys.readouterr().err)
 
 
 def test_recipes_are_the_official_choices_and_exist(repo_root):
