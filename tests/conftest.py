@@ -20,14 +20,25 @@ def repo_root() -> Path:
     return ROOT
 
 
+def _shared_folder(name: str, variable: str, file: str, what: str) -> Path:
+    """A folder of $`variable`, else of ../shared; without `file` in it tests skip, or fail with REQUIRE_GOLDEN=1."""
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
+    if not (folder / file).is_file():
+        missing = f"no {what} in {folder} (set {variable})"
+        pytest.fail(missing) if os.environ.get("REQUIRE_GOLDEN") else pytest.skip(missing)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def parity_dir() -> Path:
     """Folder of the golden vectors: $PARITY_DIR, else ../shared/parity beside the checkout."""
-    folder = Path(os.environ.get("PARITY_DIR", ROOT.parent / "shared" / "parity"))
-    if not (folder / "manifest.json").is_file():
-        missing = f"no golden vectors in {folder} (set PARITY_DIR)"
-        pytest.fail(missing) if os.environ.get("REQUIRE_GOLDEN") else pytest.skip(missing)
-    return folder
+    return _shared_folder("parity", "PARITY_DIR", "manifest.json", "golden vectors")
+
+
+@pytest.fixture(scope="session")
+def real_dir() -> Path:
+    """Folder of published splits, draws and text features: $REAL_DIR, else ../shared/real beside the checkout."""
+    return _shared_folder("real", "REAL_DIR", "draws/draws.json.gz", "published splits and features")
 
 
 @pytest.fixture(scope="session", autouse=True)

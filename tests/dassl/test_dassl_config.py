@@ -340,15 +340,11 @@ def test_any_text_is_taken_as_it_stands_or_as_the_literal_that_it_is(text):
     assert (literal if isinstance(literal, str) else "" if literal is None else text) == cfg.DATASET.NAME
 
 
-@given(
-    st.one_of(
-        st.integers(),
-        st.floats(allow_nan=False, allow_infinity=False),
-        st.booleans(),
-        st.lists(st.integers()),
-        st.none(),
-    )
-)
+FINITE = st.floats(allow_nan=False, allow_infinity=False)
+WHOLE = st.integers(-(10**9), 10**9)  # beyond 2^53 a float does not hold them
+
+
+@given(st.one_of(WHOLE, FINITE, st.booleans(), st.lists(WHOLE), st.none()))
 @settings(max_examples=100, deadline=None)
 def test_a_value_comes_back_or_is_refused_by_its_key(value):
     wanted = {"OPTIM.LR": (int, float), "OPTIM.MAX_EPOCH": (int,), "USE_CUDA": (bool,), "OPTIM.STEPSIZE": (list,)}
