@@ -5,11 +5,13 @@ Shape legend: B images, C classes, E embedding width.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adaptation.former_names import translate_method
 from clip.backbone import Backbone
 from clip.precision import autocast_disabled, to_float32
 
@@ -65,6 +67,10 @@ class Method(nn.Module):
 
     checkpoint_names: Mapping[str, str] = {}
     backbone: Backbone
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        translate_method(cls)
 
     def __init__(self, backbone: Backbone, classnames: list[str]):
         super().__init__()
@@ -123,6 +129,8 @@ class Method(nn.Module):
         if key not in self._evaluation:
             self._evaluation[key] = compute()
         return self._evaluation[key]
+
+    once = cached_in_eval  # its former name; goes with the next release
 
     def train(self, mode: bool = True) -> "Method":
         """Set the mode; what evaluation had kept is forgotten."""

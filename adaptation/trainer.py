@@ -5,6 +5,7 @@ forward and backward, checkpoints.
 import logging
 import os
 from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from yacs.config import CfgNode
 
 from adaptation.dept import check_dept, check_dept_state
 from adaptation.feature_cache import cached_batches
+from adaptation.former_names import translate_trainer
 from adaptation.method import Method
 from adaptation.templates import DEFAULT, fill
 from clip.backbone import Backbone
@@ -39,11 +41,23 @@ logger = logging.getLogger(__name__)
 FINAL_MODELS = ("last_step", "best_val")
 
 
+@contextmanager
+def names_of_keys() -> Iterator[None]:
+    """Add to the sentence of a mistake with the backbone's path by which key it is set."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(error.args) == 1 and "path of the backbone" in str(error):
+            error.args = (f"{error} (MODEL.BACKBONE.PATH)",)
+        raise
+
+
 @lru_cache(maxsize=2)
 def frozen_backbone(name: str, path: str, precision: str, device: torch.device) -> Backbone:
     """The backbone on its device in its precision; runs that follow each other in one process share it."""
     logger.info("Loading CLIP (backbone: %s)", name)
-    backbone = load_backbone(name, path)
+    with names_of_keys():
+        backbone = load_backbone(name, path)
     Precision(precision, device).prepare(backbone)
     return backbone
 
@@ -130,6 +144,7 @@ class MethodTrainer(TrainerX):
     def __init_subclass__(cls, **options):
         super().__init_subclass__(**options)
         cls.config_node = next(iter(cls.CONFIG), "")
+        translate_trainer(cls)
 
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """The method for these classes, from this trainer's keys (`self.settings`)."""
@@ -173,7 +188,8 @@ class MethodTrainer(TrainerX):
                 f"{Path(path).parents[1]} holds a run with other settings ({'; '.join(map(str, other[:5]))}): choose "
                 "another --output-dir, or delete that one"
             )
-        self.backbone.require_identity(checkpoint, path)
+        with names_of_keys():
+            self.backbone.require_identity(checkpoint, path)
 
     def progress(self) -> dict:
         """What the engine needs to go on, and the state of the gradient scaler (empty where none is used)."""
@@ -377,7 +393,8 @@ class MethodTrainer(TrainerX):
         for key, own in self.checkpoint_extras().items():
             if key in ("trainer", "backbone") and checkpoint.get(key, own) != own:
                 raise ValueError(f"{path} was written with {key} {checkpoint[key]!r}, but this run's {key} is {own!r}")
-        self.backbone.require_identity(checkpoint, path)
+        with names_of_keys():
+            self.backbone.require_identity(checkpoint, path)
         kept = checkpoint.get("config", {}).get("TRAINER", {}).get(self.config_node, {})
         if other := differences(kept, to_dict(self.settings), prefix=f"TRAINER.{self.config_node}."):
             said = "; ".join(map(str, other))

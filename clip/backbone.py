@@ -199,7 +199,7 @@ class Backbone(nn.Module):
         if digest and digest != self.digest:
             raise ValueError(
                 f"{path} was trained on other weights of {self.name} (digest {str(digest)[:12]}) than this run has "
-                f"loaded (digest {self.digest[:12]}): give the file that it was trained on in MODEL.BACKBONE.PATH"
+                f"loaded (digest {self.digest[:12]}): give the file that it was trained on as the path of the backbone"
             )
         old, new = recorded.get("backbone_architecture"), own["backbone_architecture"]
         if other := _differences(old, new) if old else []:

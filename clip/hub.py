@@ -50,7 +50,7 @@ def resolve(name: str, path: str = "") -> Source:
         DownloadError: a download failed; says what to put where.
     """
     if path and not Path(path).exists():
-        raise FileNotFoundError(f"MODEL.BACKBONE.PATH is {path}, but there is no such file or folder")
+        raise FileNotFoundError(f"the path of the backbone is {path}, but there is no such file or folder")
     file = weights_file(path) if path else None
     cache = path if path and file is None else None
     if name.startswith(HUB):
@@ -82,7 +82,7 @@ def _only_tag(model: str, known: list[str]) -> str:
     if len(known) == 1:
         return known[0]
     if not known:
-        raise ValueError(f"open_clip has no weights of {model}: name a file in MODEL.BACKBONE.PATH")
+        raise ValueError(f"open_clip has no weights of {model}: name a file as the path of the backbone")
     raise ValueError(
         f"open_clip has several weights of {model}: write one of {', '.join(f'{model}:{tag}' for tag in known)}"
     )
@@ -192,7 +192,7 @@ def _hub_file(name: str, repository: str, file: str, cache: str | None) -> Path:
         if name.startswith(HUB):
             fetch = f"{SETTINGS} and {WEIGHTS[0]} of {there} into one folder and use the name {FOLDER}<folder>"
         else:
-            fetch = f"{safe} of {there} and name that file in MODEL.BACKBONE.PATH"
+            fetch = f"{safe} of {there} and name that file as the path of the backbone"
         raise DownloadError(
             f"could not get {file} of {name} ({reason(error)}). On a machine with a connection fetch {fetch}; or "
             "bring that machine's Hugging Face cache here ($HF_HOME)"

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -107,12 +108,12 @@ class Precision:
 
     def __init__(self, name: str, device: torch.device):
         if name not in PRECISIONS:
-            raise ValueError(f"PREC is {name!r}, but must be one of {', '.join(PRECISIONS)}")
+            raise ValueError(f"the precision is {name!r}, but must be one of {', '.join(PRECISIONS)}")
         if device.type == "cpu" and name in _ON_CPU:
-            logger.info("PREC %s has no fast kernels on a CPU: computing in %s", name, _ON_CPU[name])
+            logger.info("Precision %s has no fast kernels on a CPU: computing in %s", name, _ON_CPU[name])
             name = _ON_CPU[name]
         if device.type == "cuda" and name == "fp32":
-            logger.info("PREC fp32 on this GPU: %s", tf32_state())
+            logger.info("Precision fp32 on this GPU: %s", tf32_state())
         self.name = name
         self.device = device
         self._autocast = {"bf16": torch.bfloat16, "amp": torch.float16}.get(name)
@@ -132,6 +133,16 @@ class Precision:
         elif self._autocast is not None:
             convert_weights(backbone.model, self._autocast)  # else autocast would do so in every call
         return backbone
+
+
+def __getattr__(name: str) -> Callable:
+    """Former names, which go with the next release."""
+    former = {"full": to_float32, "whole": autocast_disabled}
+    if name not in former:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    now = f"clip.precision.{former[name].__name__}"
+    warnings.warn(f"clip.precision.{name} goes with the next release: write {now}", DeprecationWarning, stacklevel=2)
+    return former[name]
 
 
 def tf32_state() -> str:

@@ -149,7 +149,7 @@ def encode_image(tower: ImageTower, images: Tensor, prompts: Prompts = ()) -> Te
     if images.shape[-2:] != (tower.image_size, tower.image_size):
         raise ValueError(
             f"images of {images.shape[-2]}x{images.shape[-1]} pixels, but this image tower takes "
-            f"{tower.image_size}x{tower.image_size}: set INPUT.SIZE to ({tower.image_size}, {tower.image_size})"
+            f"{tower.image_size}x{tower.image_size}: resize them to that"
         )
     if prompts and tower.width is None:
         raise ValueError("this image tower is no ViT: it has no token slots for visual prompts; choose a ViT backbone")

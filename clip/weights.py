@@ -97,7 +97,8 @@ def _download_to(target: Path, url: str, digest: str) -> None:
     except (OSError, HTTPException) as error:
         raise DownloadError(
             f"could not download {url} ({error}). Fetch that file on a machine with a connection and put it at "
-            f"{target}, or name the file in MODEL.BACKBONE.PATH, or its folder in the environment variable CLIP_CACHE"
+            f"{target}, or name the file as the path of the backbone, or its folder in the environment variable "
+            "CLIP_CACHE"
         ) from error
     if _sha256(part) != digest:
         part.unlink()

@@ -8,6 +8,9 @@ import logging
 from importlib import import_module
 from pkgutil import iter_modules
 
+from adaptation import former_names
+
+former_names.install()
 LEFT_OUT: dict[str, str] = {}  # module -> why
 
 for _module in sorted(module.name for module in iter_modules(__path__)):

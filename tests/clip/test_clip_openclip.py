@@ -192,7 +192,7 @@ def test_settings_of_a_folder_name_no_other_place_and_are_a_model_s(tmp_path, ch
 
 def test_offline_says_what_to_put_where(tmp_path, offline):
     address = "https://huggingface.co/timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k"
-    sentence = rf"fetch open_clip_model.safetensors of {address} and name that file in MODEL.BACKBONE.PATH"
+    sentence = rf"fetch open_clip_model.safetensors of {address} and name that file as the path of the backbone"
     with pytest.raises(DownloadError, match=sentence):
         load_backbone("EVA02-B-16", str(tmp_path))
     sentence = r"fetch open_clip_config.json and .* https://huggingface.co/a/b into one folder.*local-dir:<folder>"
