@@ -30,7 +30,7 @@ from clip.backbone import Backbone
 from clip.hub import FOLDER, SETTINGS, Source, resolve
 from clip.precision import convert_all
 from clip.towers import ImageTower, TextTower, largest_id
-from clip.weight_files import DAMAGE, SIZE_ENTRIES, Weights, looks_like, read_weights, reason, require_sound_zip
+from clip.weight_files import DAMAGE, SIZE_ENTRIES, Weights, looks_like, read_weights, reason, require_small_zip
 from clip.weights import DownloadError
 
 Tokenize = Callable[[Sequence[str], int], Tensor]
@@ -107,7 +107,7 @@ def load_weights(model: nn.Module, name: str, file: Path, config: Mapping | None
 
 def _load_big_vision(model: nn.Module, name: str, file: Path) -> None:
     try:
-        require_sound_zip(file)
+        require_small_zip(file)
         open_clip.load_checkpoint(model, str(file))
     except DAMAGE as error:
         raise ValueError(f"{file} is damaged or does not hold the weights of {name}: {reason(error)}") from error

@@ -11,6 +11,7 @@ from parity import make_trainer, trainer_config
 from small_methods import BASE, draw, small_vit
 
 import train
+from dassl.utils.digests import with_digest
 from trainers.prograd import without_conflict
 from trainers.promptsrc import epoch_weights
 
@@ -59,6 +60,22 @@ def test_the_gradient_scaler_goes_on_where_it_was(backbone, tmp_path):
     resumed.train()
     assert resumed.precision.scaler.state_dict() == whole.precision.scaler.state_dict()
     assert whole.precision.scaler.get_scale() == 256.0
+
+
+@pytest.mark.parametrize("how", ["diverged", "flipped"])
+def test_what_a_diverged_or_damaged_run_learned_is_not_evaluated(backbone, tmp_path, how):
+    trainer = trainer_for("CoOp", backbone, tmp_path / "run", {"N_CTX": 2}, {"MAX_EPOCH": 1})
+    trainer.train()
+    path = tmp_path / "run/prompt_learner/model.pth.tar-1"
+    checkpoint = torch.load(path, weights_only=True)
+    learned = next(iter(checkpoint["state_dict"].values()))
+    learned[0, 0] = float("inf") if how == "diverged" else 0.5
+    torch.save(with_digest(checkpoint) if how == "diverged" else checkpoint, path)
+    said = "is of a run that diverged: " if how == "diverged" else "the digest is another one's"
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    with pytest.raises(ValueError, match=said):
+        trainer.load_model(str(tmp_path / "run"))
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
 
 
 def test_promptsrc_deploys_the_average(backbone, tmp_path):
