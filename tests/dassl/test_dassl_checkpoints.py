@@ -1,6 +1,11 @@
 """Checkpoint files: plain data, written whole; Dassl's own are read, and nothing in a file is run."""
 
+import contextlib
+import io
 import os
+import pickle
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -107,6 +112,59 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
     torch.save({"payload": os.system}, path)
     with pytest.raises(ValueError, match="DASSL_UNSAFE_LOAD"):
         load_checkpoint(str(path))
+
+
+class Payload:
+    """Runs a program wherever the calls of a pickle are made."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"echo run > {self.path}",)
+
+
+def _legacy(content, path):
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def _early_tar(content, path):
+    with tarfile.open(path, "w") as archive:
+        for name in ("storages", "tensors", "pickle"):
+            data = pickle.dumps(content)
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+
+
+def _script_archive(content, path):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in (
+            ("data.pkl", pickle.dumps(content, 2)),
+            ("constants.pkl", b"\x80\x02)."),
+            ("version", b"3\n"),
+        ):
+            archive.writestr(f"a/{name}", data)
+        archive.writestr("a/code/__torch__.py", "")
+
+
+def _plain_pickle(content, path):
+    path.write_bytes(pickle.dumps(content))
+
+
+@pytest.mark.parametrize("write", [torch.save, _legacy, _early_tar, _plain_pickle, _script_archive])
+@pytest.mark.parametrize("entry", ["payload", "state_dict", "epoch", "digest"])
+def test_the_calls_of_a_pickle_are_not_made(tmp_path, write, entry):
+    victim, path = tmp_path / "victim", tmp_path / "run" / "model.pth.tar-1"
+    path.parent.mkdir()
+    (path.parent / "checkpoint").write_text("model.pth.tar-1\n")
+    write({"state_dict": {}, "epoch": 1, entry: Payload(victim)}, path)
+    for read in (load_checkpoint, lambda file: load_pretrained_weights(nn.Linear(1, 1), file)):
+        with pytest.raises(ValueError, match=r"model\.pth\.tar-1"):
+            read(str(path))
+    with contextlib.suppress(ValueError, FileNotFoundError):  # damaged, so passed over, or refused
+        resume_from_checkpoint(str(path.parent), nn.Linear(1, 1))
+    assert not victim.exists()
 
 
 def test_damaged_files(tmp_path):
