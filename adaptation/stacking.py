@@ -100,7 +100,8 @@ class RunBatcher:
         """The output of one run's step alone; notes how many such runs there is room for."""
         backbone = step[0].model.backbone
         room = backbone.memory_for_activations()
-        with counted_activations(without=backbone.parameters()) as kept:
+        weights = [*backbone.parameters(), *step[0].model.parameters()]
+        with counted_activations(without=weights) as kept:
             output = single_run_loss(step)
         if backbone.is_chunked:
             self._at_once[kind] = 1

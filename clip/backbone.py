@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from clip import clip, towers
 from clip.chunking import ENCODERS, ChunkedEncoder
 from clip.precision import convert_weights, free_memory, to_float32
+from clip.substitution import Weights, WithWeights, tower_of
 from clip.towers import ImageTower, Prompts, QKVDelta, TextTower
 
 
@@ -46,7 +48,8 @@ class Backbone(nn.Module):
         run_image: `towers.encode_image`, or what takes its place under a limit of memory (`clip.chunking`).
         run_text: `towers.encode_text`, likewise.
         memory_limit: bytes that the activations of a training step may take; None for what is free.
-        plain_images: whether the image tower is the model's own, with nothing added to its blocks.
+        plain_images: whether the image tower is the model's own, with nothing added to its blocks and its own weights.
+        reload: reads the backbone once more, in float32 on the CPU; None for one that was made otherwise.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Backbone(nn.Module):
         self.run_text: Callable[..., Tensor] = towers.encode_text
         self.memory_limit: int | None = None
         self.plain_images = True
+        self.reload: Callable[[], Backbone] | None = None
 
     @property
     def image_size(self) -> int:
@@ -153,6 +157,39 @@ class Backbone(nn.Module):
         other.plain_images = self.plain_images and not image
         return other
 
+    def with_weights(self, weights: Callable[[], Weights]) -> "Backbone":
+        """This backbone whose towers compute with other values of some weights; its own are shared and not changed.
+
+        Args:
+            weights: gives the values whenever a tower is run, always of the same weights; float32 in every precision
+                (`clip.substitution`).
+        """
+        other = copy(self)
+        for name, tower in (("run_image", "vision"), ("run_text", "text")):
+            encode = getattr(self, name)
+            plain = getattr(encode, "encode", encode)
+            setattr(other, name, WithWeights(self.model, tower, weights, plain))
+        other.text = replace(self.text, lookup=WithWeights(self.model, "text", weights, self.text.lookup))
+        other.plain_images = self.plain_images and all(tower_of(name) != "vision" for name in weights())
+        chunked = any(isinstance(getattr(self, name), ChunkedEncoder) for name in ENCODERS)
+        return other.with_memory_limit(self.memory_limit) if chunked else other
+
+    def original_weights(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """Copies in float32 of some of the model's parameters, as they were before any change of precision.
+
+        Where this backbone is in half precision its weights are read once more.
+
+        Raises:
+            ValueError: the weights that are read now are others than these.
+        """
+        source, own = self, [self.model.get_parameter(name) for name in names]
+        if self.reload is not None and any(to_float32(value) is not value for value in own):
+            source = self.reload()
+            if source.digest != self.digest:
+                raise ValueError(f"the weights of {self.name} were changed since this process read them: start again")
+        values = {name: source.model.get_parameter(name).detach() for name in names}
+        return {name: to_float32(value).to(self.device, copy=True) for name, value in values.items()}
+
     def with_memory_limit(self, limit: int | None) -> "Backbone":
         """This backbone, with the same weights, whose batches are encoded in chunks where memory asks for it.
 
@@ -161,8 +198,8 @@ class Backbone(nn.Module):
         """
         other = copy(self)
         other.memory_limit = limit
-        other.run_image, other.run_text = towers.encode_image, towers.encode_text
         for name, samples in ENCODERS.items():
+            setattr(other, name, getattr(getattr(self, name), "encode", getattr(self, name)))
             setattr(other, name, ChunkedEncoder(other, name, samples))
         return other
 

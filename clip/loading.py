@@ -1,6 +1,7 @@
 """Backbones by name: OpenAI's models, those of open_clip, and the files of `clip/backbones/`."""
 
 from collections.abc import Mapping
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,6 +43,7 @@ def load_backbone(name: str, path: str = "") -> Backbone:
     """
     backbone = _load(name, path)
     backbone.digest = weights_digest(backbone.model)
+    backbone.reload = partial(load_backbone, name, path)
     return backbone
 
 

@@ -5,21 +5,16 @@ Zanella, Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVP
 Shape legend: N sequences, T tokens, C classes, E embedding width, D tower width, r rank.
 """
 
-import itertools
-import math
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 from yacs.config import CfgNode
 
 from adaptation.method import Method
+from adaptation.step_budget import StepBudgetTrainer
 from adaptation.templates import DEFAULT, IMAGENET_SELECT, fill
-from adaptation.trainer import MethodTrainer
 from clip.backbone import Backbone
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import stream_seed
@@ -208,12 +203,11 @@ def _check(backbone: Backbone, rank: int, dropout: float, encoder: str, position
 
 
 @TRAINER_REGISTRY.register()
-class CLIP_LoRA(MethodTrainer):
+class CLIP_LoRA(StepBudgetTrainer):
     """Trains CLIP-LoRA. The learning rate follows the steps; their number may be given per shot."""
 
     model: CLIPLoRAMethod
     checkpoint_dir = "clip_lora"
-    lr_per_step = True
     CONFIG = {
         "CLIP_LORA": CfgNode(
             {
@@ -230,42 +224,12 @@ class CLIP_LoRA(MethodTrainer):
         )
     }
 
-    def check_cfg(self, cfg: CfgNode) -> None:
-        """Refuse steps per shot without shots."""
-        super().check_cfg(cfg)
-        steps = cfg.TRAINER.CLIP_LORA.N_ITERS
-        if steps > 0 and cfg.DATASET.NUM_SHOTS < 1:
-            raise ValueError(
-                f"TRAINER.CLIP_LORA.N_ITERS is {steps} steps per shot, but there are no shots: set DATASET.NUM_SHOTS, "
-                "or N_ITERS to 0 and OPTIM.MAX_EPOCH"
-            )
-
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """CLIP-LoRA as the keys say; one template serves all data sets, another one ImageNet and its variants."""
         keys = self.settings
         template = IMAGENET_SELECT[0] if self.cfg.DATASET.NAME.startswith("ImageNet") else DEFAULT
         names = ("RANK", "ALPHA", "DROPOUT", "ENCODER", "POSITION", "PARAMS")
         return CLIPLoRAMethod(backbone, classnames, template, *(keys[name] for name in names))
-
-    def build_model(self) -> None:
-        """As always, after finding out how many steps and epochs there are."""
-        per_epoch, wanted = len(self.train_loader_x), self.settings.N_ITERS * self.cfg.DATASET.NUM_SHOTS
-        self.num_steps = wanted if self.settings.N_ITERS > 0 else self.max_epoch * per_epoch
-        self.max_epoch = math.ceil(self.num_steps / per_epoch)
-        super().build_model()
-
-    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
-        """As OPTIM says; a cosine ends at LR_MIN with the last step."""
-        optim, sched = super().build_optim(trainable)
-        if isinstance(sched, CosineAnnealingLR):
-            sched.T_max, sched.eta_min = self.num_steps, self.settings.LR_MIN
-        return optim, sched
-
-    def epoch_batches(self) -> tuple[int, Iterable[Any]]:
-        """The batches of an epoch; the last epoch ends with the last step."""
-        number, batches = super().epoch_batches()
-        number = min(number, self.num_steps - self.epoch * number)
-        return number, itertools.islice(batches, number)
 
     def forward_backward(self, batch) -> dict:
         """One step, with a dropout of its own."""

@@ -23,6 +23,7 @@ from clip import openclip, towers
 from clip.backbone import Backbone
 from clip.loading import load_backbone
 from clip.precision import CPU, Precision
+from clip.substitution import tower_of
 
 n = 2
 OPENAI = {
@@ -284,6 +285,44 @@ def test_prompts_leave_no_trace(kind):
     assert all(torch.equal(after_tensors[key], value) for key, value in tensors.items())
     assert torch.equal(kind.backbone.encode_image(kind.images), features[0])
     assert torch.equal(kind.backbone.encode_text(kind.tokens), features[1])
+
+
+def test_towers_compute_with_other_weights_while_their_own_stay(kind):
+    """As a model that has these weights itself; each weight of a tower gets its gradient; an exception leaves none."""
+    backbone, other = kind.backbone, kind.load()
+    before = {name: value.clone() for name, value in backbone.model.state_dict().items()}
+    values = {
+        name: value + 0.05 * value.std(correction=0) * torch.randn(value.shape)
+        for name, value in before.items()
+        if name in dict(backbone.model.named_parameters()) and tower_of(name)
+    }
+    other.model.load_state_dict({**before, **values})
+    learned = {name: value.clone().requires_grad_() for name, value in values.items()}
+    view = backbone.with_weights(lambda: learned)
+    assert backbone.plain_images
+    assert not view.plain_images
+    with torch.enable_grad():
+        z, t = view.encode_image(kind.images), view.encode_text(kind.tokens)
+        (z.square().mean() + t.square().mean()).backward()
+    close(z, other.encode_image(kind.images))
+    close(t, other.encode_text(kind.tokens))
+    assert [name for name, value in learned.items() if value.grad is None] == []
+    with pytest.raises(IndexError):
+        view.token_embedding(torch.full((1, 3), 10**6))
+    after = backbone.model.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in backbone.parameters())
+
+
+def test_original_weights(kind):
+    """What the file holds, also where the backbone is in half precision."""
+    names = [name for name, _ in kind.backbone.model.named_parameters()]
+    half = Precision("bf16", CPU).prepare(kind.load())
+    half.to_half_precision(half.model)
+    for name, value in half.original_weights(names).items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, kind.backbone.model.get_parameter(name))
 
 
 def test_depth_and_slots_of_image_prompts(kind):
