@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from results.layout import BENCHMARKS, Role, RunDirectory
+from results.published import published_notes
 from results.records import Record
 from results.rows import Pair, in_order, method_names, method_of, methods_in_order, pairs_of
 from results.settings import unlike_sets_note
@@ -91,7 +92,7 @@ def base2new(
             own = (record for record in records if method_of(record) == method)
             table.notes += unlike_sets_note(own, names[method])
     add_missing(table, records, {key: pair.seeds for key, pair in pairs.items()}, names, seeds)
-    _add_published_columns(table, beside)
+    _add_published_columns(table, beside, datasets)
     table.notes += departure_notes(strange, names)
     return table
 
@@ -134,7 +135,7 @@ def _facts(entry: Mapping | None, datasets: Sequence[str], of_means: bool = Fals
     return [None, None, None]
 
 
-def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]) -> None:
+def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None], datasets: Sequence[str]) -> None:
     """Turn the three numbers at the end of each row into columns and differences; drop them if there are none."""
     known = any(value is not None for row in table.rows for value in row[6:])
     for row in table.rows:
@@ -149,8 +150,7 @@ def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]
     if known:
         table.columns += [f"published {what}" for what in ("base", "new", "HM")]
         table.columns += [f"difference {what}" for what in ("base", "new", "HM")]
-        entries = {f"{entry['name']} ({entry['seeds']} seeds): {entry['source']}" for entry in beside.values() if entry}
-        table.notes += [f"published: {entry}" for entry in sorted(entries)]
+        table.notes += published_notes(filter(None, beside.values()), datasets)
         table.notes.append("difference: own mean less the published one")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from protocols.fewshot import ALL
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE, Role, RunDirectory
+from results.published import published_notes
 from results.records import Record
 from results.rows import in_order, method_names, method_of, methods_in_order
 from results.settings import unlike_sets_note
@@ -139,9 +140,7 @@ def _add_published(table: Table, entry: Mapping | None) -> None:
     ]
     table.rows.append(["  published", entry["seeds"], *facts])
     table.rows.append(["  difference", None, *differences])
-    note = f"published: {entry['name']} ({entry['seeds']} seeds): {entry['source']}"
-    if note not in table.notes:
-        table.notes.append(note)
+    table.notes += [note for note in published_notes([entry], datasets) if note not in table.notes]
 
 
 def protocol(name: str, datasets: tuple[str, ...]) -> Protocol:

@@ -2,13 +2,13 @@
 
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from results.layout import ZERO_SHOT
+from results.layout import BENCHMARKS, ZERO_SHOT
 from results.records import Record
 from results.settings import settings
 
@@ -21,28 +21,42 @@ def facts() -> dict[str, Any]:
     return json.loads(files("results").joinpath("published.json").read_text(encoding="utf-8"))
 
 
-def published(protocol: str, trainer: str, cfg: str, backbone: str, shots: int) -> dict[str, Any] | None:
-    """What was published for a recipe, or None.
+def published(protocol: str, trainer: str, cfg: str, backbone: str, shots: int) -> list[dict[str, Any]]:
+    """What was published for a recipe, the best known source first.
 
     Args:
-        protocol: `base2new`, `xd` or `dg`.
+        protocol: `base2new`, `xd`, `dg` or `fewshot`.
         trainer: registered name; compared without regard to case and `_`.
         cfg: name of the method's configuration file without its suffix.
         backbone: `MODEL.BACKBONE.NAME`.
         shots: training images per class; whatever it is for zero-shot.
 
     Returns:
-        the entry of `published.json` with `results` narrowed to the trainer: data set (or `average`) -> accuracy, or
+        the entries of `published.json` with `results` narrowed to the trainer: data set (or `average`) -> accuracy, or
         [base, new] accuracy, in percent.
     """
+    entries = []
     for entry in facts()["tables"]:
         found = {_bare(name): numbers for name, numbers in entry["results"].items()}.get(_bare(trainer))
         fits = any(fnmatchcase(cfg, pattern) for pattern in entry["cfg"])
         excluded = any(fnmatchcase(cfg, pattern) for pattern in entry.get("exclude", ()))
         same = entry["protocol"] == protocol and entry["backbone"].lower() == backbone.lower()
         if found and same and fits and not excluded and (shots == entry["shots"] or trainer.startswith(ZERO_SHOT)):
-            return {**entry, "results": found}
-    return None
+            entries.append({**entry, "results": found})
+    return entries
+
+
+def published_notes(entries: Iterable[Mapping[str, Any]], datasets: Collection[str]) -> list[str]:
+    """Where published numbers come from, and what is wrong with those that a table of these data sets shows."""
+    sources, doubts = [], []
+    shown = {"all", *datasets, *(["average"] if set(datasets) == set(BENCHMARKS) else [])}
+    for entry in entries:
+        seeds = f" ({entry['seeds']} seeds)" if entry["seeds"] else ""
+        sources.append(f"published: {entry['name']}{seeds}: {entry['source']}")
+        for what, sentence in entry.get("notes", {}).items():
+            where = [] if what == "all" else [what]
+            doubts += [f"{', '.join(['published', entry['name'], *where])}: {sentence}"] if what in shown else []
+    return [*sorted(set(sources)), *sorted(set(doubts))]
 
 
 def _bare(name: str) -> str:

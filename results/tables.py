@@ -101,7 +101,12 @@ def counted(parts: Iterable[Mapping[int, float]]) -> int | str:
 
 
 def published_entry(records: Iterable[Record], protocol: str, method: Method) -> dict | None:
-    """The published entry for a method, by the backbone that one of its records names."""
+    """The first published entry for a method, by the backbone that one of its records names."""
+    return next(iter(published_entries(records, protocol, method)), None)
+
+
+def published_entries(records: Iterable[Record], protocol: str, method: Method) -> list[dict]:
+    """The published entries for a method, by the backbone that one of its records names."""
     backbones = (record.metrics.get("backbone") for record in records if method_of(record) == method)
     backbone = next(filter(None, backbones), "")
     return published(protocol, method[0], method[1].split("/")[0], backbone, method[2])

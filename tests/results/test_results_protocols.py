@@ -11,7 +11,7 @@ from protocols.xd import transfer, transfers
 from protocols.zeroshot import zero_shot
 from results import cli
 from results.formats import cell
-from results.layout import RunDirectory
+from results.layout import BENCHMARKS, RunDirectory
 from results.paired import paired
 from results.statistics import harmonic_mean, summarise
 from results.tables import AVERAGE
@@ -107,6 +107,29 @@ def test_few_shot(tmp_path):
     assert table.rows[0] == ["dtd", "CoOp", summarise([42.0, 43.0]), summarise([57.0, 58.0])]
     assert table.rows[-1][:2] == [AVERAGE, "CoOp"]
     assert table.rows[-1][3].mean == pytest.approx(62.5)
+
+
+def test_few_shot_beside_published_numbers(tmp_path):
+    """Averages where all benchmarks are there, single sets where their numbers are known."""
+    for dataset in BENCHMARKS:
+        for shots in (8, 16):
+            for seed in (1, 2):
+                place = RunDirectory("all", dataset, "LPPlusPlus", "vit_b16_ep300", shots, seed)
+                write_run(tmp_path, place, 70.0 + seed)
+    table = few_shot(read_records(tmp_path))
+    rows = {tuple(row[:2]): row[2:] for row in table.rows}
+    assert rows["dtd", "  published"] == [None, 71.9]
+    assert rows["dtd", "  difference"] == [None, pytest.approx(71.5 - 71.9)]
+    assert rows[AVERAGE, "  published"] == [77.94, 80.32]
+    assert ("imagenet", "  published") not in rows
+    assert any("CLIP-SVD" in note for note in table.notes)
+    assert any("RVP paper" in note for note in table.notes)
+    assert len(few_shot(read_records(tmp_path), compare=False).rows) == len(BENCHMARKS) + 1
+    (tmp_path / "few").mkdir()
+    for seed in (1, 2):
+        write_run(tmp_path / "few", RunDirectory("all", "dtd", "TCP", "vit_b16", 16, seed), 70.0)
+        write_run(tmp_path / "few", RunDirectory("all", "eurosat", "TCP", "vit_b16", 16, seed), 70.0)
+    assert len(few_shot(read_records(tmp_path / "few")).rows) == 3  # an average over two sets is not the published one
 
 
 def test_configurations_and_variants_of_one_number_of_shots_are_rows_of_their_own(tmp_path):
