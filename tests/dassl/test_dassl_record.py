@@ -113,7 +113,8 @@ def test_an_evaluator_that_knows_no_classes(tmp_path, monkeypatch):
         def reset(self):
             self.right = self.seen = 0
 
-        def process(self, scores, labels):
+        def process(self, outputs, labels):
+            scores = outputs[0]  # of the trainer's two
             self.right, self.seen = self.right + int((scores.argmax(1) == labels).sum()), self.seen + len(labels)
 
         def evaluate(self):
