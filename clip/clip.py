@@ -1,5 +1,6 @@
 """OpenAI's own surface: `load`, `tokenize`, `available_models`, `build_model`, `_MODELS`, `_download`."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import lru_cache
@@ -20,6 +21,9 @@ from clip.weight_files import looks_like, read_weights, weights_file
 _MODELS = {**weights.OPENAI_MODELS, **{name: str(path) for name, path in weights.CARRIED_MODELS.items()}}
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+logger = logging.getLogger(__name__)
 
 
 class ContextLengthError(ValueError, RuntimeError):
@@ -111,6 +115,12 @@ def read_model(
         model = build(read.state)
     except ValueError as error:
         raise ValueError(f"{file}: {error}{looks_like(read.state)}") from error
+    if "activation" not in read.facts and Path(file) not in weights.CARRIED_MODELS.values():
+        logger.warning(
+            "%s does not say with which activation it was trained: QuickGELU is taken, as in all of OpenAI's models "
+            "(weights of open_clip go by its names, see docs/BACKBONES.md)",
+            file,
+        )
     read.require(
         described(model), name or str(file), "name the open_clip model of these weights (see docs/BACKBONES.md)"
     )

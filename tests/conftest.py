@@ -59,7 +59,7 @@ def _own_feature_cache(tmp_path_factory):
 @pytest.fixture
 def heard(monkeypatch):
     """Messages reach pytest's capture even if an earlier run in this process sent them to standard output only."""
-    for name in ("dassl", "datasets"):
+    for name in ("clip", "dassl", "datasets"):
         monkeypatch.setattr(logging.getLogger(name), "propagate", True)
 
 

@@ -385,6 +385,16 @@ def test_openai_s_release_says_its_activation(tmp_path):
     assert load_backbone("reduced-ViT-quickgelu", str(tmp_path / "released.pt")).digest == weights_digest(model)
 
 
+def test_a_file_that_does_not_say_its_activation_is_named(tmp_path, caplog, heard):
+    state = random_state(VIT)
+    torch.save(state, tmp_path / "plain.pt")
+    write_torchscript(state, tmp_path / "released.pt")
+    for name, warned in (("plain.pt", True), ("released.pt", False), ("tiny-ViT", False)):
+        caplog.clear()
+        load_backbone(name if name == "tiny-ViT" else str(tmp_path / name))
+        assert ("does not say with which activation it was trained: QuickGELU is taken" in caplog.text) == warned
+
+
 def test_open_clip_s_description_beside_the_weights_is_compared(tmp_path):
     state = random_state(VIT)
     torch.save(state, tmp_path / "open_clip_pytorch_model.bin")
