@@ -12,16 +12,13 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from clip.towers import ImageTower, Prompts, TextTower
-
-if TYPE_CHECKING:
-    from clip.backbone import Backbone
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +61,16 @@ def select_rows(rows: slice, samples: Sequence[Tensor], prompts: Prompts) -> tup
     return [sample[rows] for sample in samples], own
 
 
+class LimitedMemory(Protocol):
+    """What chunks need of a backbone: the functions that run its towers, and how much memory there is."""
+
+    run_image: Encode
+    run_text: Encode
+
+    def memory_for_activations(self) -> int | None:
+        """Bytes that the activations of a training step may take now, None if nothing says so."""
+
+
 class ChunkedEncoder:
     """Takes the place of a backbone's `run_image` or `run_text`, and leaves it when it is found that all batches fit.
 
@@ -77,7 +84,7 @@ class ChunkedEncoder:
         divided: whether any batch went in chunks.
     """
 
-    def __init__(self, backbone: "Backbone", name: str, samples: str):
+    def __init__(self, backbone: LimitedMemory, name: str, samples: str):
         self.encode: Encode = getattr(backbone, name)
         self.divided = False
         self._backbone, self._name, self._what = backbone, name, samples
@@ -129,7 +136,7 @@ class ChunkedEncoder:
 
 
 @contextmanager
-def unchunked(backbone: "Backbone") -> Iterator[None]:
+def unchunked(backbone: LimitedMemory) -> Iterator[None]:
     """Inside, batches are encoded at once whatever they need: who stacks runs sees to it that they fit."""
     encoders = {name: getattr(backbone, name) for name in ENCODERS}
     for name, encoder in encoders.items():
