@@ -33,7 +33,7 @@ from sweep.plan import Run, SweepConfig, refuse_others
 from sweep.protocol import Protocol, register
 
 BASE = Role("base2new/train_base/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}", classes="base")
-NEW = Role("base2new/test_new/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}", classes="new", part="test")
+NEW = Role("base2new/test_new/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}", classes="new", evaluates="base")
 AVERAGE_OF_HMS = "average, HM = mean of the sets' HMs"
 HM_OF_AVERAGES = "average, HM = HM of the mean accuracies"
 

@@ -31,7 +31,7 @@ from results.tables import (
 from sweep.plan import Run, SweepConfig, refuse_others
 from sweep.protocol import Protocol, register
 
-TRANSFER = Role("evaluation{origin}/{trainer}/{cfg}_{shots}shots{variant}/{dataset}/seed{seed}", part="test")
+TRANSFER = Role("evaluation{origin}/{trainer}/{cfg}_{shots}shots{variant}/{dataset}/seed{seed}", evaluates="all")
 ROLES = {"all": ALL, "transfer": TRANSFER}
 TITLES = {"xd": "Cross-dataset transfer", "dg": "Domain generalisation"}
 

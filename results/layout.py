@@ -7,7 +7,7 @@ A protocol (`protocols/`) declares the roles of its runs, each with its template
 import functools
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # The sets of the base-to-new protocol in the order of the papers' tables, and the four ImageNet variants.
 BENCHMARKS = (
@@ -45,12 +45,17 @@ class Role:
         template: its directory below the output folder, of the fields of `RunDirectory`. `{origin}` stands for the data
             set that was trained on where another one is tested, `{zeroshot}` for a trainer that learns nothing.
         classes: the classes that it is tested on: `base`, `new` or `all`; "" where the template does not say.
-        part: `train` if it is what `--part train` carries out, `test` if it evaluates what such a run learned.
+        evaluates: the role of the training whose checkpoint it evaluates; "" for one that evaluates nothing else's.
     """
 
     template: str
     classes: str = "all"
-    part: str = "train"
+    evaluates: str = ""
+
+    @property
+    def part(self) -> str:
+        """What of a protocol it belongs to: `test` if it evaluates what another run learned, else `train`."""
+        return "test" if self.evaluates else "train"
 
     @property
     def has_source(self) -> bool:
@@ -121,6 +126,12 @@ class RunDirectory:
     def trained_on(self) -> str:
         """The data set that the run, or the one that it evaluates, was trained on."""
         return self.source if self.kind.has_source else self.dataset
+
+    def training(self) -> "RunDirectory":
+        """The directory of the training whose checkpoint this run evaluates; of itself if it evaluates none."""
+        if not self.kind.evaluates:
+            return self
+        return replace(self, role=self.kind.evaluates, dataset=self.trained_on, source=USUAL_SOURCE)
 
     def path(self) -> str:
         """Directory of the run, relative to the output folder, with `/`."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from results import logs
+from results.evidence import contradictions
 from results.layout import ZERO_SHOT, RunDirectory, recognise
 
 METRICS, FAILURE = "metrics.json", "failed.json"
@@ -25,8 +26,8 @@ class Record:
         place: what its directory says.
         path: its directory.
         metrics: the content of `metrics.json`; empty unless the run is complete.
-        problem: why its numbers are not to be averaged (`failed: ...`, `diverged: ...`, `unfinished`, `not averaged,
-            for the runs differ in ...`); "" if they are.
+        problem: why its numbers are not to be averaged (`failed: ...`, `diverged: ...`, `unfinished`, `its record
+            disagrees with ...`, `not averaged, for ...`); "" if they are.
     """
 
     place: RunDirectory
@@ -163,7 +164,8 @@ def read_run(
     if place is None:
         return None
     if METRICS in files:
-        return Record(place, directory, metrics, damage or divergence(metrics))
+        found = damage or contradictions(place, metrics) or divergence(metrics)
+        return Record(place, directory, metrics, found)
     if FAILURE in files:
         return Record(place, directory, problem=_failure(os.path.join(directory, FAILURE)))
     return _from_log(place, directory) if from_logs else Record(place, directory, problem="unfinished")

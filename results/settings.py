@@ -12,7 +12,7 @@ from results.seeds import seeds_name
 
 SHOWN = 4  # settings that a sentence names
 OF_THE_DATA = ("split", "test images")  # what old records do not say
-OF_ONE_TRAINING = ("weights", "recipe", *OF_THE_DATA)  # what base and new classes have to share; the split is the whole
+OF_A_TRAINING = ("weights", "architecture", "recipe")  # what an evaluation has of the training that it evaluates
 
 
 def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -37,14 +37,18 @@ def disagreements(records: Iterable[Record], ignored: Iterable[str]) -> dict[str
 
 
 def only_comparable(records: Sequence[Record]) -> list[Record]:
-    """The records, those with a `problem` that differ from other seeds of their method and data set in more than that.
+    """The records, those with a `problem` of which nobody can know whether they are meant.
 
-    Which of them is meant nobody can know, so none of them is averaged. So it is with an evaluation that is of another
-    training than the one beside it.
+    These are the seeds of a method and data set that differ in more than the seed, runs of one seed with different
+    results, and evaluations of another training than the one that lies beside them.
     """
     from dassl.engine.comparison import OF_A_SEED
 
-    problems: dict[str, str] = {}
+    problems = _of_other_trainings(records)
+    for group in _groups(records, lambda record: record.place):
+        if len({record.accuracy for record in group}) > 1:
+            found = ", ".join(f"{record.accuracy:.2f} in {record.path}" for record in group)
+            problems |= {record.path: f"not averaged, for a seed has several runs: {found}" for record in group}
     for group in _groups(records, lambda record: replace(record.place, seed=0)):
         if found := disagreements(group, OF_A_SEED):
             sentence = f"not averaged, for the runs differ in {_by_value(found, _seeds)}"
@@ -61,6 +65,30 @@ def _groups(records: Iterable[Record], key: Callable[[Record], Any]) -> list[lis
     return [group for group in groups.values() if len(group) > 1]
 
 
+def _of_other_trainings(records: Iterable[Record]) -> dict[str, str]:
+    """By path, evaluations that are not of the training that lies beside them, with the reason."""
+    sound = [record for record in records if not record.problem and record.learns]
+    trainings = {record.place: record for record in sound}
+    problems = {}
+    for record in sound:
+        training = trainings.get(record.place.training()) if record.place.kind.evaluates else None
+        if training and (found := _unlike_training(training, record)):
+            problems[record.path] = f"not averaged, for it is no evaluation of {training.path}: {'; '.join(found)}"
+    return problems
+
+
+def _unlike_training(training: Record, evaluation: Record) -> list[str]:
+    """In what an evaluation differs from its training, of what it has to have from it."""
+    then, now = settings(training.metrics), settings(evaluation.metrics)
+    same_set = training.place.dataset == evaluation.place.dataset
+    keys = then.keys() & now.keys() & {*OF_A_TRAINING, *(["split"] if same_set else [])}
+    found = [f"{key} {then[key]} there, {now[key]} here" for key in sorted(keys) if then[key] != now[key]]
+    one, other = (record.metrics.get("checkpoint", {}) for record in (training, evaluation))
+    if one.get("file") == other.get("file") and one.get("sha256") != other.get("sha256"):
+        found.append("the checkpoint is another one")
+    return found
+
+
 def unlike_sets_note(records: Iterable[Record], name: str) -> list[str]:
     """A sentence where an average over data sets is of runs with different settings; else nothing."""
     from dassl.engine.comparison import OF_A_DATA_SET
@@ -69,17 +97,26 @@ def unlike_sets_note(records: Iterable[Record], name: str) -> list[str]:
     return [f"average, {name}: the data sets differ in {_by_value(found, _datasets)}"] if found else []
 
 
+def validation_note(records: Iterable[Record]) -> list[str]:
+    """A sentence about runs that were measured on validation images, not on test images; else nothing."""
+    found = _named(record for record in records if not record.problem and record.metrics.get("split") == "val")
+    return [f"measured on the validation images, not on the test images: {found}"] if found else []
+
+
 def unsaid_note(records: Iterable[Record]) -> list[str]:
     """A sentence about runs whose records are too old to say of which split and images they are; else nothing."""
-    silent = [r for r in records if not r.problem and not any(key in settings(r.metrics) for key in OF_THE_DATA)]
+    sound = (record for record in records if not record.problem)
+    found = _named(r for r in sound if not any(key in settings(r.metrics) for key in OF_THE_DATA))
+    return [f"whether these are of the same images their records (or logs) do not say: {found}"] if found else []
+
+
+def _named(records: Iterable[Record]) -> str:
+    """Runs as `dtd, APEX, seeds 1-3; ...`."""
     named: dict[str, list[Record]] = {}
-    for record in silent:
+    for record in records:
         named.setdefault(f"{record.place.dataset}, {record.place.trainer}", []).append(record)
-    if not named:
-        return []
-    runs = "; ".join(f"{name}, {_seeds(own)}" for name, own in list(named.items())[:SHOWN])
-    more = f"; and {len(named) - SHOWN} more" if len(named) > SHOWN else ""
-    return [f"cannot be told to be of the same images, for their records (or logs) do not say: {runs}{more}"]
+    more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
+    return "; ".join([*(f"{name}, {_seeds(own)}" for name, own in list(named.items())[:SHOWN]), *more])
 
 
 def _by_value(found: Mapping[str, Mapping[str, Sequence[Record]]], describe: Callable[[Sequence[Record]], str]) -> str:

@@ -10,7 +10,7 @@ from results.published import departures, published
 from results.records import Record
 from results.rows import Method, in_order, method_names, method_of, methods_in_order
 from results.seeds import numbers, seeds_name
-from results.settings import SHOWN
+from results.settings import SHOWN, unsaid_note, validation_note
 from results.statistics import Summary, summarise
 
 
@@ -181,7 +181,13 @@ def add_missing(
 ) -> None:
     """Write below a table what it lacks, and into it whether it is complete; arguments as of `missing_seeds`."""
     lacking, left_out = missing_seeds(records, found, names, seeds), complaints(records, names)
-    table.notes += [*lacking, *left_out, *_constant_note(records, names)]
+    table.notes += [
+        *lacking,
+        *left_out,
+        *_constant_note(records, names),
+        *validation_note(records),
+        *unsaid_note(records),
+    ]
     table.complete = not lacking and not left_out
 
 

@@ -1,6 +1,7 @@
 """What a sweep says: before it starts (dry run), and at its end."""
 
 import argparse
+import os
 import shlex
 from collections.abc import Sequence
 from datetime import timedelta
@@ -10,6 +11,7 @@ from dassl.utils import atomic_write
 from protocols import PROTOCOLS
 from results.layout import USUAL_SOURCE
 from results.records import Record, read_run
+from results.settings import only_comparable
 from results.statistics import Summary, summarise
 from results.tables import Table, TableOptions, accuracies
 from sweep.packs import arguments, packing
@@ -50,9 +52,14 @@ def describe(
     return "\n".join(lines) + "\n"
 
 
+def records_of(runs: Sequence[Run]) -> list[Record]:
+    """What lies on disk of the runs; those that cannot be averaged have a problem."""
+    return only_comparable([record for run in runs if (record := read_run(run.output_dir, place=run.place))])
+
+
 def table_of(protocol: str, part: str, runs: Sequence[Run], options: TableOptions) -> Table:
     """The table of the runs as they lie on disk: the protocol's, or, for a part of it, accuracy and macro F1."""
-    records = [record for run in runs if (record := read_run(run.output_dir, place=run.place))]
+    records = records_of(runs)
     if part:
         return accuracies(records, f"{protocol}, {part}", options.seeds, options.order)
     return PROTOCOLS[protocol].table(records, options)
@@ -84,10 +91,10 @@ def write_averages(runs: Sequence[Run]) -> str:
     The last two lines are those of the official scripts. An evaluator of others may give no macro F1.
     """
     groups: dict[Path, list[Record]] = {}
-    for run in runs:
-        record = read_run(run.output_dir, place=run.place)
-        if record and not record.problem:
-            groups.setdefault(Path(run.output_dir).parent, []).append(record)
+    folders = {os.path.abspath(run.output_dir): Path(run.output_dir).parent for run in runs}
+    for record in records_of(runs):
+        if not record.problem:
+            groups.setdefault(folders[record.path], []).append(record)
     texts = []
     for folder, records in groups.items():
         measures = {"accuracy": summarise([record.accuracy for record in records])}

@@ -10,7 +10,7 @@ def write_run(root: Path, place: RunDirectory, accuracy: float, **fields) -> Pat
     """Write a `metrics.json` as a run leaves it; returns the run's directory."""
     metrics = {
         "trainer": place.trainer,
-        "dataset": place.dataset,
+        "dataset": fields.get("config", {}).get("DATASET", {}).get("NAME", place.dataset),
         "seed": place.seed,
         "shots": place.shots,
         "backbone": "ViT-B/16",
@@ -33,7 +33,8 @@ def base2new_tree(root: Path, datasets=("dtd", "eurosat"), seeds=(1, 2, 3)) -> N
     """APEX on some sets and seeds, zero-shot CLIP on the first seed; accuracies depend on set and seed."""
     for i, dataset in enumerate(datasets):
         for seed in seeds:
-            write_run(root, RunDirectory("base", dataset, "APEX", APEX, 16, seed), 80.0 + i + seed)
-            write_run(root, RunDirectory("new", dataset, "APEX", APEX, 16, seed), 60.0 + i - seed)
+            offset = (seed - 1) % 10 + 1
+            write_run(root, RunDirectory("base", dataset, "APEX", APEX, 16, seed), 80.0 + i + offset)
+            write_run(root, RunDirectory("new", dataset, "APEX", APEX, 16, seed), 60.0 + i - offset)
         for role, accuracy in (("base", 50.0), ("new", 60.0)):
             write_run(root, RunDirectory(role, dataset, "ZeroshotCLIP", "vit_b16", 16, 1), accuracy)

@@ -49,9 +49,21 @@ if __name__ == "__main__":  # a worker process imports this file
 
 def test_a_dropped_in_protocol_runs(house):
     """`python -m sweep` (dry, then in earnest), `parse_test_res.py` and `python -m results`, in one process."""
-    words = ["base2all", "--trainers", "CoOp", "--datasets", "drawn_thermal", "--seeds", "1-2", "--jobs", "1"]
+    words = [
+        "base2all",
+        "--trainers",
+        "CoOp",
+        "--datasets",
+        "drawn_thermal",
+        "--seeds",
+        "1-2",
+        "--jobs",
+        "1",
+        "--shots",
+        "1",
+    ]
     words += ["--root", "data_here", "--output", "out"]
-    opts = ["OPTIM.MAX_EPOCH", "1", "DATASET.NUM_SHOTS", "1"]
+    opts = ["OPTIM.MAX_EPOCH", "1"]
     table = ["out", "--table", "base2all"]
     lines = [("sweep", [*words, "--dry-run", *opts]), ("sweep", [*words, *opts])]
     lines += [("parse_test_res", [*table, "--format", "json"])]

@@ -26,6 +26,7 @@ def _config(lr=0.002, epochs=50, **more):
 
 
 def _pair(root, seed, config, dataset="dtd", **fields):
+    config = {**config, "SEED": seed}
     for role in ("base", "new"):
         write_run(root, RunDirectory(role, dataset, "CoOp", "c", 16, seed), 50.0 + seed, config=config, **fields)
 
@@ -64,8 +65,8 @@ def test_two_runs_of_one_seed_with_other_settings_are_not_averaged(tmp_path):
 
 
 def test_an_average_over_sets_with_other_settings_says_so(tmp_path):
-    _pair(tmp_path, 1, {**_config(), "DATASET": {"NAME": "A"}})
-    _pair(tmp_path, 1, {**_config(epochs=4), "DATASET": {"NAME": "B"}}, "eurosat")
+    _pair(tmp_path, 1, {**_config(), "DATASET": {"NAME": "DescribableTextures"}})
+    _pair(tmp_path, 1, {**_config(epochs=4), "DATASET": {"NAME": "EuroSAT"}}, "eurosat")
     said = "the data sets differ in OPTIM.MAX_EPOCH: 50 (dtd), 4 (eurosat)"
     table = base2new(read_records(tmp_path))
     assert f"average, CoOp: {said}" in table.notes
@@ -79,11 +80,11 @@ def test_an_average_over_sets_with_other_settings_says_so(tmp_path):
 
 
 def test_the_report_says_in_what_runs_of_a_method_differ(tmp_path):
-    _pair(tmp_path, 1, {**_config(), "DATASET": {"NAME": "A"}})
-    _pair(tmp_path, 1, {**_config(epochs=4), "DATASET": {"NAME": "B"}}, "eurosat")
+    _pair(tmp_path, 1, {**_config(), "DATASET": {"NAME": "DescribableTextures"}})
+    _pair(tmp_path, 1, {**_config(epochs=4), "DATASET": {"NAME": "EuroSAT"}}, "eurosat")
     text = page("Results", [], {}, read_records(tmp_path))
     assert "<li>OPTIM.MAX_EPOCH: 50 / 4</li>" in text
-    assert "DATASET.NAME: A / B" not in text
+    assert "DATASET.NAME: DescribableTextures / EuroSAT" not in text
 
 
 def _shipped(file):
@@ -95,13 +96,13 @@ def _shipped(file):
 
 
 def test_published_numbers_are_for_the_settings_of_the_shipped_file_alone(tmp_path):
-    config = _shipped("CoOp/vit_b16_ep50_ctxv1")
+    shipped = _shipped("CoOp/vit_b16_ep50_ctxv1")
     for name, epochs in (("as", 50), ("other", 2)):
-        changed = {**config, "OPTIM": {**config["OPTIM"], "MAX_EPOCH": epochs}}
         for role in ("base", "new"):
-            write_run(
-                tmp_path / name, RunDirectory(role, "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1), 70.0, config=changed
-            )
+            dataset = {**shipped["DATASET"], "SUBSAMPLE_CLASSES": role, "NUM_SHOTS": 16}
+            config = {**shipped, "DATASET": dataset, "OPTIM": {**shipped["OPTIM"], "MAX_EPOCH": epochs}}
+            place = RunDirectory(role, "dtd", "CoOp", "vit_b16_ep50_ctxv1", 16, 1)
+            write_run(tmp_path / name, place, 70.0, config=config)
     assert "published base" in base2new(read_records(tmp_path / "as")).columns
     table = base2new(read_records(tmp_path / "other"))
     assert "published base" not in table.columns

@@ -11,7 +11,7 @@ from results.tables import Table, TableOptions, accuracies
 from sweep.plan import Run, SweepConfig
 from sweep.protocol import Protocol, register
 
-EVERY = Role("base2new/test_all/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}", classes="all", part="test")
+EVERY = Role("base2new/test_all/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}", classes="all", evaluates="base")
 
 
 def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
