@@ -386,6 +386,7 @@ class MethodTrainer(TrainerX):
         self._compare_runs(checkpoint, path)
         self.model.load_state_dict(self._state_for_classes(checkpoint, path))
         self.model_epoch = checkpoint.get("epoch") or 0
+        self.note_checkpoint(self.checkpoint_dir, str(path), checkpoint)
         logger.info("Loading weights to %s from %s (epoch = %s)", self.checkpoint_dir, path, checkpoint.get("epoch"))
 
     def _compare_runs(self, checkpoint: dict, path: Path) -> None:

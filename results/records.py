@@ -4,7 +4,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -109,15 +109,19 @@ def _inside(item: Any) -> Iterable[Any]:
     return item.values() if isinstance(item, dict) else item if isinstance(item, list) else ()
 
 
-def read_metrics(path: str | os.PathLike[str]) -> dict[str, Any]:
+def read_metrics(path: str | os.PathLike[str], needed: Sequence[str] = NEEDED) -> dict[str, Any]:
     """The content of a `metrics.json`; a field without a value (null) is left out.
+
+    Args:
+        path: the file.
+        needed: fields that it has to have.
 
     Raises:
         ValueError: it is damaged, lacks a field that every table needs, or a field is not of its type or out of its
             range; the sentence names the file.
     """
     content = {key: value for key, value in read_object(path).items() if value is not None}
-    missing = [key for key in NEEDED if key not in content]
+    missing = [key for key in needed if key not in content]
     if missing:
         raise ValueError(f"{path} is no result of a run: it has no {', '.join(missing)}")
     for name, (fits, what) in FIELDS.items():

@@ -83,10 +83,9 @@ def _unlike_training(training: Record, evaluation: Record) -> list[str]:
     same_set = training.place.dataset == evaluation.place.dataset
     keys = then.keys() & now.keys() & {*OF_A_TRAINING, *(["split"] if same_set else [])}
     found = [f"{key} {then[key]} there, {now[key]} here" for key in sorted(keys) if then[key] != now[key]]
-    one, other = (record.metrics.get("checkpoint", {}) for record in (training, evaluation))
-    if one.get("file") == other.get("file") and one.get("sha256") != other.get("sha256"):
-        found.append("the checkpoint is another one")
-    return found
+    files, evaluated = (record.metrics.get("checkpoint", {}).get("files", {}) for record in (training, evaluation))
+    other = [name for name in sorted(files.keys() & evaluated.keys()) if files[name] != evaluated[name]]
+    return [*found, *(f"its checkpoint {name} is another one" for name in other)]
 
 
 def unlike_sets_note(records: Iterable[Record], name: str) -> list[str]:

@@ -17,7 +17,10 @@ from dassl.config import get_cfg_default
 from dassl.engine.comparison import differences, flatten, to_dict
 from dassl.engine.record import code_version_of
 from dassl.utils import write_json
-from results.records import FAILURE, METRICS, read_metrics, read_object
+from dassl.utils.file_identity import file_digests
+from results.evidence import contradictions
+from results.records import FAILURE, METRICS, NEEDED, read_metrics
+from sweep.images import Images
 from sweep.method_configs import trainer_class
 from sweep.plan import Run
 
@@ -49,52 +52,73 @@ def examine(runs: list[Run]) -> Progress:
         AnotherConfiguration: a directory holds another configuration's run; names the first and what differs.
         ValueError, FileNotFoundError: a run's arguments are wrong.
     """
-    progress = Progress([], [])
+    progress, images = Progress([], []), Images()
     for run in runs:
-        (progress.complete if finished(run) else progress.todo).append(run)
+        (progress.complete if finished(run, images) else progress.todo).append(run)
     return progress
 
 
-def finished(run: Run) -> bool:
-    """Whether a run's result is there, and that of the run that it needs, which must not be newer.
+def finished(run: Run, images: Images | None = None) -> bool:
+    """Whether a run's result is there, and that of the run that it needs, whose checkpoint it has to be of.
 
     Raises as `examine`.
     """
-    made = _made(run, requested(run.argv))
-    if not made or not run.needs:
-        return bool(made)
+    record = _result(run, requested(run.argv), images)
+    if not record or not run.needs:
+        return bool(record)
     needed = os.path.join(run.needs, METRICS)
-    return os.path.isfile(needed) and read_metrics(needed).get("created", "") <= made
+    return os.path.isfile(needed) and _evaluates(record, run.needs, read_metrics(needed))
 
 
-def _made(run: Run, wanted: Mapping[str, Any]) -> str:
-    """When the run's result was written (ISO time), "" if there is none.
+def _evaluates(record: Mapping[str, Any], folder: str, training: Mapping[str, Any]) -> bool:
+    """Whether an evaluation is of the checkpoint that a training left, by its content.
+
+    Where the record is too old to say of which it is, by the times at which the results were written.
+    """
+    evaluated = record.get("checkpoint", {}).get("files", {})
+    left = training.get("checkpoint", {}).get("files", {})
+    for name, digest in evaluated.items():
+        path = os.path.join(folder, name)
+        there = left.get(name) or (file_digests([path])[0] if os.path.isfile(path) else digest)
+        if there != digest:
+            return False
+    return bool(evaluated) or training.get("created", "") <= record.get("created", "")
+
+
+def _result(run: Run, wanted: Mapping[str, Any], images: Images | None = None) -> dict[str, Any]:
+    """The record of the run's result, {} if there is none.
 
     Raises:
-        AnotherConfiguration: it was made with other settings, by another recipe, or on other weights.
+        AnotherConfiguration: it was made with other settings, by another recipe, or on other weights or images.
     """
     metrics, request = (os.path.join(run.output_dir, name) for name in (METRICS, REQUEST))
     path = next((path for path in (metrics, request) if os.path.isfile(path)), "")
     if not path:
-        return ""
+        return {}
     try:
-        record = read_metrics(path) if path == metrics else read_object(path)
-        if not isinstance(record.get("config", {}), dict):
-            raise ValueError("its config is no object")
+        record = read_metrics(path, NEEDED if path == metrics else ())
     except ValueError as error:
-        raise AnotherConfiguration(f"{path} is damaged ({error}): --redo deletes and repeats the run") from error
-    made = record.get("created", "") if path == metrics else ""
-    differences = compare(wanted, flatten(record.get("config", {}))) + _other_code_or_weights(run, wanted, record)
-    if made and "--load-epoch" in run.argv:
-        epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
-        there = record.get("epoch")
-        differences += [f"epoch {there} there, {epoch} wanted"] if there != epoch else []
-    if differences:
+        raise AnotherConfiguration(f"{error}: --redo deletes and repeats the run") from error
+    found = compare(wanted, record.get("config", {})) + _other_code_or_weights(run, wanted, record)
+    if path == metrics:
+        found += _other_epoch(run, record)
+        found += [text] if (text := contradictions(run.place, record)) else []
+        found += images.changed(run, wanted, record) if images else []
+    if found:
         raise AnotherConfiguration(
-            f"{run.output_dir} holds a run with other settings ({'; '.join(differences[:4])}). Give another --output, "
+            f"{run.output_dir} holds a run with other settings ({'; '.join(found[:4])}). Give another --output, "
             "or --redo, which deletes and repeats the runs of this sweep that differ"
         )
-    return made
+    return record if path == metrics else {}
+
+
+def _other_epoch(run: Run, record: Mapping[str, Any]) -> list[str]:
+    """Whether an evaluation is of another epoch than `--load-epoch` asks for."""
+    if "--load-epoch" not in run.argv:
+        return []
+    epoch = int(run.argv[run.argv.index("--load-epoch") + 1])
+    there = record.get("epoch")
+    return [f"epoch {there} there, {epoch} wanted"] if there != epoch else []
 
 
 def _other_code_or_weights(run: Run, wanted: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
@@ -152,9 +176,10 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 def redo(runs: list[Run]) -> list[Run]:
     """Delete the directories of those runs whose settings differ, and of the evaluations of these; return them."""
     deleted: list[Run] = []
+    images = Images()
     for run in runs:
         try:
-            _made(run, requested(run.argv))
+            _result(run, requested(run.argv), images)
             stale = any(run.needs == other.output_dir for other in deleted)
         except AnotherConfiguration:
             stale = True

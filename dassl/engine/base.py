@@ -35,6 +35,7 @@ class TrainerBase:
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
+        self.checkpoint_files: dict[str, tuple[str, Mapping[str, Any]]] = {}  # by model; see note_checkpoint
         self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
         self._scheds: OrderedDict[str, LRScheduler | None] = OrderedDict()
         self._writer: SummaryWriter | None = None
@@ -104,6 +105,11 @@ class TrainerBase:
                 "progress": self.progress(),
             }
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+            self.note_checkpoint(name, os.path.join(directory, name, model_name or f"model.pth.tar-{epoch + 1}"), state)
+
+    def note_checkpoint(self, name: str, path: str, checkpoint: Mapping[str, Any]) -> None:
+        """Remember the file that a model was last written to or loaded from, which ``metrics.json`` will name."""
+        self.checkpoint_files[name] = (path, checkpoint.get("config") or {})
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Restore every registered model from its last checkpoint below ``directory``; return the completed epochs.
@@ -122,6 +128,9 @@ class TrainerBase:
         for name, checkpoint in checkpoints.items():
             epoch = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
             self.restore_progress(checkpoint.get("progress", {}))
+            path = os.path.join(directory, name, f"model.pth.tar-{epoch}")
+            if os.path.isfile(path):
+                self.note_checkpoint(name, path, checkpoint)
         self.model_epoch = epoch
         return epoch
 
@@ -170,6 +179,7 @@ class TrainerBase:
             require_finite(checkpoint, self._models[name], path)
             self._models[name].load_state_dict(checkpoint["state_dict"])
             self.model_epoch = checkpoint.get("epoch") or 0
+            self.note_checkpoint(name, path, checkpoint)
             result = checkpoint.get("val_result")
             shown = result if result is None else f"{result:.2f}"
             logger.info("Load %s to %s (epoch=%s, val_result=%s)", path, name, checkpoint.get("epoch"), shown)

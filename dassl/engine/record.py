@@ -25,6 +25,7 @@ from dassl.data.samplers import keyed_streams
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.engine.comparison import NO_EFFECT, to_dict
 from dassl.utils import RUNS_IN_PROCESS
+from dassl.utils.file_identity import file_digests
 from dassl.utils.torchtools import device_name, peak_memory
 
 logger = logging.getLogger(__name__)
@@ -83,6 +84,27 @@ def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:
         names = [(path.relative_to(base) if path.is_relative_to(base) else path).as_posix() for path in paths]
         rows.append([[name, item.label, item.classname] for name, item in zip(names, split or (), strict=True)])
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def checkpoint_evidence(checkpoints: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any] | None:
+    """Return the files that hold what was evaluated, with their SHA-256, and what they were trained on.
+
+    Args:
+        checkpoints: by model, the path of its file and the configuration in it (``{}`` where it has none).
+
+    Returns:
+        ``files`` (``<model>/<file>`` -> digest), and ``dataset``, ``seed``, ``shots`` and ``subsample_classes`` of the
+        training as far as the files say; None if nothing was saved or loaded.
+    """
+    if not checkpoints:
+        return None
+    paths = {f"{name}/{os.path.basename(path)}": path for name, (path, _) in checkpoints.items()}
+    files = dict(zip(paths, file_digests(list(paths.values())), strict=True))
+    _, config = next(iter(checkpoints.values()))
+    data = config.get("DATASET", {})
+    said = {"dataset": data.get("NAME"), "seed": config.get("SEED"), "shots": data.get("NUM_SHOTS")}
+    said["subsample_classes"] = data.get("SUBSAMPLE_CLASSES")
+    return {"files": files, **{name: value for name, value in said.items() if value is not None}}
 
 
 @functools.cache
@@ -190,6 +212,7 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
         "config_hash": lambda: config_hash(cfg, trainer.random_streams),
         "split_hash": lambda: split_hash(cfg.DATASET.ROOT, data().train_x, data().test),
         "full_split_hash": lambda: getattr(data(), "full_split_hash", None),
+        "checkpoint": lambda: checkpoint_evidence(trainer.checkpoint_files),
         "test_images_hash": lambda: images_hash(data().val if split == "val" else data().test),
         "config": lambda: to_dict(cfg),
         "recipe": lambda: code_version_of(type(trainer)),

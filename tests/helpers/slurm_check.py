@@ -53,9 +53,8 @@ def failed(data: str, output: str) -> dict:
     from sweep import cli
 
     broken = Path(output, "base2new/train_base/drawn_thermal/shots_16/CoOp/tiny_vit_ep50_ctxv1/seed2/prompt_learner")
-    broken.mkdir(parents=True)
-    (broken / "checkpoint").write_text("model.pth.tar-1\n")
-    (broken / "model.pth.tar-1").write_text("no checkpoint")
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where the folder of checkpoints should be")
     words = ["base2new", "--launcher", "slurm", "--trainers", "CoOp", "--datasets", "drawn_thermal", "--seeds", "1-2"]
     status = cli.main([*words, "--root", data, "--output", output, "OPTIM.MAX_EPOCH", "1"])
     queue = subprocess.run(

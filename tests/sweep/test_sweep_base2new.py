@@ -129,7 +129,14 @@ def _finish(run, created, **config):
         for node in nodes:
             place = place.setdefault(node, {})
         place[last] = value
-    metrics = {"trainer": "CoOp", "dataset": "x", "seed": 1, "accuracy": 50.0, "created": created, "config": tree}
+    metrics = {
+        "trainer": "CoOp",
+        "dataset": "DrawnThermal",
+        "seed": 1,
+        "accuracy": 50.0,
+        "created": created,
+        "config": tree,
+    }
     Path(run.output_dir).mkdir(parents=True, exist_ok=True)
     Path(run.output_dir, "metrics.json").write_text(json.dumps(metrics))
 
@@ -283,9 +290,8 @@ def test_seeds_in_one_process(swept, tmp_path, capsys):
     folder, *_ = swept
     words = _words(tmp_path, ("CoOp",), "1-2", "--root", str(folder / "data"), "--stack", "2")
     broken = tmp_path / "out/base2new/train_base/drawn_thermal/shots_16/CoOp/tiny_vit_ep50_ctxv1/seed2/prompt_learner"
-    broken.mkdir(parents=True)
-    (broken / "checkpoint").write_text("model.pth.tar-1\n")
-    (broken / "model.pth.tar-1").write_text("no checkpoint")
+    broken.parent.mkdir(parents=True)
+    broken.write_text("a file where the folder of checkpoints should be")
     assert cli.main([*words[:-2], "--dry-run", *FAST]) == 0
     said = capsys.readouterr().out
     assert "--seeds 1-2 " in said
@@ -294,9 +300,9 @@ def test_seeds_in_one_process(swept, tmp_path, capsys):
 
     assert cli.main(words) == 1
     said = capsys.readouterr().err
-    assert "seed2: ValueError" in said
+    assert re.search(r"seed2: \w+Error", said)
     assert "not tried" in said
-    (broken / "checkpoint").unlink()
+    broken.unlink()
     assert cli.main(words) == 0  # goes on with the seed that failed
     table = capsys.readouterr().out
     results = sorted((tmp_path / "out").rglob("metrics.json"))
