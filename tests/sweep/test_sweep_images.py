@@ -1,4 +1,4 @@
-"""A finished run is complete only while its images, its split and the checkpoint that it evaluates are what they were."""
+"""A finished run is complete only while its images, its split and the checkpoint that it evaluates are the same."""
 
 import json
 import shutil
