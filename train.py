@@ -109,10 +109,13 @@ def run(args: argparse.Namespace) -> float | None:
         ValueError, FileNotFoundError: a mistake in arguments, configuration, data or checkpoints.
     """
     from dassl.engine import build_trainer
+    from dassl.engine.record import require_own_result
     from dassl.utils import log_to_stdout, set_random_seed, setup_logger
     from dassl.utils.logger import close_logger
 
     cfg = build_config(args)
+    if args.eval_only and cfg.OUTPUT_DIR:
+        require_own_result(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), cfg)
     log_to_stdout("adaptation", "clip", "datasets", "trainers", __name__)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")

@@ -29,7 +29,7 @@ from results.tables import (
     mean_of,
     published_entry,
 )
-from sweep.plan import Run, SweepConfig, refuse_others
+from sweep.plan import Run, SweepConfig, refuse_others, transferable
 from sweep.protocol import Protocol, register
 
 BASE = Role("base2new/train_base/{dataset}/shots_{shots}/{trainer}/{cfg}/seed{seed}", classes="base")
@@ -54,7 +54,7 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
                 first = config.run(base, file, ("DATASET.SUBSAMPLE_CLASSES", "base"))
                 second = ("DATASET.SUBSAMPLE_CLASSES", "new")
                 runs += [first, config.run(replace(base, role="new"), file, second, first)]
-    return runs
+    return transferable(runs, ("any",), "new classes")
 
 
 def base2new(

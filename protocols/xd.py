@@ -28,7 +28,7 @@ from results.tables import (
     mean_of,
     published_entry,
 )
-from sweep.plan import Run, SweepConfig, refuse_others
+from sweep.plan import Run, SweepConfig, refuse_others, transferable
 from sweep.protocol import Protocol, register
 
 TRANSFER = Role("evaluation{origin}/{trainer}/{cfg}_{shots}shots{variant}/{dataset}/seed{seed}", evaluates="all")
@@ -42,8 +42,8 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
     Raises:
         ValueError: a trainer whose learned state belongs to its classes, and cannot be tested on a part of them.
     """
-    variants = set(datasets) <= set(IMAGENET_VARIANTS)
-    refuse_others(trainers, ("any", "subset") if variants else ("any",), "other data sets")
+    allowed = ("any", "subset") if set(datasets) <= set(IMAGENET_VARIANTS) else ("any",)
+    refuse_others(trainers, allowed, "other data sets")
     runs = []
     for trainer in trainers:
         file = config.config(trainer, "transfer", config.source)
@@ -53,7 +53,7 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
             others = [name for name in datasets if name != config.source]  # the training ends with testing on its own
             tested = [replace(source, role="transfer", dataset=name, source=config.source) for name in others]
             runs += [first, *(config.run(place, file, (), first) for place in tested)]
-    return runs
+    return transferable(runs, allowed, "other data sets")
 
 
 def transfers(

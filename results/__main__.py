@@ -1,4 +1,7 @@
-"""`python -m results DIRECTORY --table PROTOCOL --to FOLDER`: tables, figures and a report of a tree of runs."""
+"""`python -m results DIRECTORY --table PROTOCOL --to FOLDER`: tables, figures and a report of a tree of runs.
+
+`python -m results --audit DIRECTORY` says what in the tree does not agree with what.
+"""
 
 import argparse
 import os
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dassl.utils import atomic_write
 from protocols import PROTOCOLS
+from results.audit import audit
 from results.cli import tables_of
 from results.formats import FORMATS
 from results.paired import paired
@@ -37,6 +41,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seeds", default="", help="seeds that are expected, such as 1-20; others are named as missing"
     )
+    audit_help = "only say what does not agree with what (exit status 1 if anything does not)"
+    parser.add_argument("--audit", action="store_true", help=audit_help)
     parser.add_argument("--title", default="Results", help="of the report")
     return parser
 
@@ -45,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write report.html, the figures (PNG, PDF) and the tables in every format; returns the exit status."""
     args = build_parser().parse_args(argv)
     try:
+        if args.audit:
+            return report_audit(args.directory)
         records = read_records(args.directory, from_logs=True)
         options = TableOptions(parse_seeds(args.seeds) if args.seeds else (), source=args.source)
         tables: dict[str, Table] = {}
@@ -60,6 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def report_audit(directory: str) -> int:
+    """Print what does not agree in a tree of results; returns the exit status."""
+    found, runs, silent = audit(directory)
+    sys.stdout.write("".join(f"{line}\n" for line in found))
+    said = f"; {silent} of them do not say of which split and images they are" if silent else ""
+    sys.stdout.write(f"{runs} results, {len(found)} disagreement{'' if len(found) == 1 else 's'}{said}\n")
+    return 1 if found else 0
 
 
 def write(

@@ -105,6 +105,7 @@ def _lines(experiment: logs.Experiment, args: argparse.Namespace) -> list[str]:
         lines.append(f"file: {result.path}. {shown}")
     if experiment.missing:
         lines.append(f"missing: seeds {numbers(experiment.missing)}")
+    lines += [f"left out: {path}: it is not the folder of a seed, as those beside it are" for path in experiment.strays]
     if experiment.values:
         mean, spread = statistics.fmean(experiment.values), _spread(experiment.values, args)
         lines.append(f"* {args.keyword}: {mean:.2f}% +- {spread:.2f}%")
@@ -133,6 +134,7 @@ def log_table(experiments: Sequence[logs.Experiment], args: argparse.Namespace) 
         cells = [statistics.fmean(values), _spread(values, args)] if values else [None, None]
         table.rows.append([experiment.directory, len(values), *cells])
         table.notes += [f"left out: {r.path}: {r.problem}" for r in experiment.results if r.problem]
+        table.notes += [f"left out: {path}: it is not the folder of a seed" for path in experiment.strays]
         if experiment.missing:
             table.notes.append(f"{experiment.directory}: no folders of seeds {numbers(experiment.missing)}")
     if args.multi_exp and (means := _means(experiments)):

@@ -29,6 +29,7 @@ ZERO_SHOT = "Zeroshot"  # how the names of zero-shot CLIP's trainers begin
 USUAL_SOURCE = "imagenet"
 
 _PATTERNS = {
+    "dataset": r"(?!seed_?\d)[^/]+",  # or a stray seed1_old would be a data set of zero-shot CLIP
     "shots": r"-?\d+",
     "seed": r"-?\d+",
     "zeroshot": rf"{ZERO_SHOT}[^/]*",

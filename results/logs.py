@@ -1,7 +1,8 @@
 """Results out of `log.txt`, for runs of others: of Dassl and the code family, whatever their version.
 
 A log is read as the family's parser reads it: a line that equals an end signal arms it, then the last line
-`* accuracy: 82.00%` counts.
+`* accuracy: 82.00%` counts. What was measured on validation images does not count, nor what came before further
+training.
 """
 
 import math
@@ -14,6 +15,9 @@ from pathlib import Path
 END_OF_TRAINING = ("Finish training", "Finished training")
 END_OF_TEST = ("=> result",)
 LOG = "log.txt"
+EVALUATED = re.compile(r"(?:Evaluate|Do evaluation) on (?:the )?\*?(\w+)\*? set")
+EPOCH = re.compile(r"epoch \[\d+/\d+\]\s*(?:batch\b|\[)")
+SEED_FOLDER = re.compile(r"seed_?(\d+)")
 
 
 @dataclass(frozen=True)
@@ -34,11 +38,13 @@ class Experiment:
         directory: their folder.
         results: one for each sub-folder, in natural order.
         missing: seeds that have no folder.
+        strays: folders with a log beside those of seeds, which are none, or of a seed that is there already.
     """
 
     directory: str
     results: list[LogResult]
     missing: list[int] = field(default_factory=list)
+    strays: list[str] = field(default_factory=list)
 
     @property
     def values(self) -> list[float]:
@@ -49,14 +55,18 @@ class Experiment:
 def read_log(path: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> tuple[float | None, str]:
     """The last value of `keyword` after an end signal, in percent, or None and the reason."""
     pattern = re.compile(rf"\* {re.escape(keyword)}: ([^\s%]+)%")
-    armed, value, damaged = False, None, ""
+    armed, validating, value, damaged = False, False, None, ""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
     for line in text.splitlines():
-        armed = armed or line.strip() in signals
-        match = pattern.search(line) if armed else None
+        if EPOCH.match(line):  # it trains, so that nothing before was the end
+            armed, value, damaged = False, None, ""
+        validating = evaluated[1] == "val" if (evaluated := EVALUATED.search(line)) else validating
+        validating = validating and line.strip() not in END_OF_TRAINING
+        armed = armed or (line.strip() in signals and not validating)
+        match = pattern.search(line) if armed and not validating else None
         if match:
             value, damaged = _number(match[1]), line.strip()
     if value is not None:
@@ -98,6 +108,8 @@ def read_experiment(
 ) -> Experiment:
     """The runs in the sub-folders of a directory, or the directory itself if the log lies in it; files are passed over.
 
+    Where some are called `seed1` or `seed_1`, the others are strays, which are named and not averaged.
+
     Args:
         directory: folder of `seed1`, `seed2` and so on, whatever they are called.
         keyword: what to look for, such as `accuracy`.
@@ -113,10 +125,15 @@ def read_experiment(
     if (directory / LOG).is_file():
         return Experiment(str(directory), [read_run(directory, keyword, signals)])
     folders = sorted((path for path in directory.iterdir() if _is_run(path)), key=lambda path: natural(path.name))
-    results = [read_run(folder, keyword, signals) for folder in folders]
-    found = {int(match[1]) for folder in folders if (match := re.fullmatch(r"seed_?(\d+)", folder.name))}
-    expected = set(seeds) or (set(range(min(1, *found), max(found) + 1)) if found else set())
-    return Experiment(str(directory), results, sorted(expected - found))
+    by_seed: dict[int, Path] = {}
+    for folder in folders:
+        if match := SEED_FOLDER.fullmatch(folder.name):
+            by_seed.setdefault(int(match[1]), folder)
+    counted = list(by_seed.values()) or folders
+    strays = [str(folder) for folder in folders if folder not in counted and any(folder.glob(f"{LOG}*"))]
+    results = [read_run(folder, keyword, signals) for folder in counted]
+    expected = set(seeds) or (set(range(min(1, *by_seed), max(by_seed) + 1)) if by_seed else set())
+    return Experiment(str(directory), results, sorted(expected - by_seed.keys()), strays)
 
 
 def _is_run(path: Path) -> bool:

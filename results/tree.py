@@ -18,11 +18,11 @@ def read_records(root: str | os.PathLike[str], from_logs: bool = False) -> list[
     """
     if not os.path.isdir(root):
         raise FileNotFoundError(f"there is no folder {root}")
-    directories = _directories(os.path.abspath(root))
-    return only_comparable([record for directory in directories if (record := read_run(directory, from_logs))])
+    below = directories(os.path.abspath(root))
+    return only_comparable([record for directory in below if (record := read_run(directory, from_logs))])
 
 
-def _directories(root: str) -> Iterator[str]:
+def directories(root: str) -> Iterator[str]:
     """The folders below `root`, itself included, in order; hidden ones left out."""
     for directory, folders, _ in os.walk(root):
         folders[:] = sorted((name for name in folders if not name.startswith(".")), key=logs.natural)

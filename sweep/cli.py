@@ -258,8 +258,8 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
     outcome = work(packs, args, slots) if todo else Outcome()
-    conclude(args, config, chosen, outcome)
-    return 1 if outcome.failed else 0
+    agree = conclude(args, config, chosen, outcome)
+    return 0 if agree and not outcome.failed else 1
 
 
 def pack(args: argparse.Namespace, todo: list[Run]) -> list[SeedGroup]:
@@ -302,9 +302,13 @@ def slurm_options(args: argparse.Namespace, logs: str) -> slurm.Options:
     )
 
 
-def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run], outcome: Outcome) -> None:
-    """Write the table, the lines that make its rows, the averages if asked for, and what failed."""
-    from sweep.report import commands, table_of, write_averages
+def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run], outcome: Outcome) -> bool:
+    """Write the table, the lines that make its rows, the averages if asked for, what failed, and what does not agree.
+
+    Returns whether everything does.
+    """
+    from results.audit import audit_records
+    from sweep.report import commands, records_of, table_of, write_averages
 
     order = [*map(config.name, args.datasets), *args.trainers]
     options = TableOptions(config.seeds, order, source=config.name(config.source))
@@ -316,6 +320,9 @@ def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run],
         sys.stdout.write("\n" + write_averages(runs))
     for run, reason in outcome.failed.items():
         sys.stderr.write(f"failed: {run.output_dir}: {reason}\n")
+    found = audit_records(records_of(runs))
+    sys.stderr.write("".join(f"audit: {line}\n" for line in found))
+    return not found
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """Runs of train.py, and what the runs of a sweep share."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from dassl.config import declared_cfg
 from results.layout import USUAL_SOURCE, RunDirectory
@@ -92,6 +92,20 @@ class SweepConfig:
         argv += ["DATASET.NUM_SHOTS", str(self.shots)] if place.shots else []
         own = settings_of(place.trainer, place.cfg, place.trained_on)
         return Run(place, (*argv, *opts, *own, *self.opts), directory, needs)
+
+
+def transferable(runs: list[Run], allowed: Sequence[str], what: str) -> list[Run]:
+    """The runs; a ValueError if one evaluates classes that what its trainer learns, as configured, does not serve."""
+    import train
+
+    configured = {replace(run.place, seed=0): run for run in runs if run.needs}
+    for place, run in configured.items():
+        cfg = train.build_config(train.build_parser().parse_args(list(run.argv)))
+        if trainer_class(place.trainer).class_transfer(cfg) not in allowed:
+            raise ValueError(
+                f"what {place.trainer} learns with these settings belongs to its classes and cannot be tested on {what}"
+            )
+    return runs
 
 
 def refuse_others(trainers: Sequence[str], serving: Sequence[str], what: str) -> None:

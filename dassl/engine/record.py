@@ -19,12 +19,13 @@ import torch
 from yacs.config import CfgNode
 
 import dassl
+from dassl.config import get_cfg_default
 from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.evidence import images_hash
 from dassl.data.samplers import keyed_streams
 from dassl.engine.build import TRAINER_REGISTRY
-from dassl.engine.comparison import NO_EFFECT, to_dict
-from dassl.utils import RUNS_IN_PROCESS
+from dassl.engine.comparison import NO_EFFECT, OF_ONE_RUN, differences, flatten, to_dict
+from dassl.utils import RUNS_IN_PROCESS, read_json
 from dassl.utils.file_identity import file_digests
 from dassl.utils.torchtools import device_name, peak_memory
 
@@ -142,6 +143,31 @@ def recordable(compute: Callable[[], Any]) -> tuple[Any, str]:
     except Exception as error:  # whatever it is: a finished run is not lost to what could not be noted of it
         return None, f"{type(error).__name__}: {error}"
     return value, ""
+
+
+def require_own_result(path: str, cfg: CfgNode | None = None) -> None:
+    """Refuse to evaluate where the result of another run lies, which would be overwritten.
+
+    Args:
+        path: where the evaluation's ``metrics.json`` will be.
+        cfg: its configuration, if an evaluation with other settings is refused too, not only a training.
+
+    Raises:
+        ValueError: another run's result is there; the sentence says which.
+    """
+    try:
+        there = read_json(path) if os.path.isfile(path) else {}
+    except ValueError:
+        return  # a damaged one is no loss
+    if not isinstance(there, dict):
+        return
+    what = "the result of a training" if there.get("history") else ""
+    if cfg and not what:
+        defaults = flatten(to_dict(get_cfg_default()))
+        other = differences(there.get("config") or {}, to_dict(cfg), OF_ONE_RUN, defaults)
+        what = f"of an evaluation with other settings ({'; '.join(map(str, other[:3]))})" if other else ""
+    if what:
+        raise ValueError(f"{path} is {what}, which this evaluation would overwrite: give it an --output-dir of its own")
 
 
 def make_record(trainer: Any, split: str, results: Mapping[str, float], eval_seconds: float) -> dict[str, Any]:

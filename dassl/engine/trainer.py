@@ -26,7 +26,7 @@ from dassl.data.evidence import NOT_TRAINED, training_evidence
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
-from dassl.engine.record import make_record, recordable
+from dassl.engine.record import make_record, recordable, require_own_result
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -218,9 +218,13 @@ class SimpleTrainer(TrainerBase):
             The evaluator's first result: accuracy in percent.
 
         Raises:
-            ValueError: an unknown split, or one without data.
+            ValueError: an unknown split, or one without data; an evaluation that would overwrite the result of another
+                run.
         """
         selecting = split == "val" and not is_final
+        result = os.path.join(self.output_dir, "metrics.json")
+        if not selecting and not self.history:
+            require_own_result(result)
         split, loader = self._test_data(split or self.cfg.TEST.SPLIT)
         self.set_model_mode("eval")
         self.evaluator.reset()
@@ -236,7 +240,7 @@ class SimpleTrainer(TrainerBase):
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         if not selecting:
             record = make_record(self, split, results, time.perf_counter() - start)
-            write_json(record, os.path.join(self.output_dir, "metrics.json"))
+            write_json(record, result)
         self.last_result = next(iter(results.values()))
         return self.last_result
 

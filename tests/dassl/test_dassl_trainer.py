@@ -131,6 +131,10 @@ def test_metrics_file(tmp_path, monkeypatch, capsys):
     assert metrics["test_in_train"] == sum(Path(i.impath).read_bytes() in contents for i in trainer.dm.dataset.test)
     assert metrics["full_split_hash"] is None  # the toys' data set does not say
     trainer = build_trainer(cfg)
+    with pytest.raises(ValueError, match=r"metrics\.json is the result of a training, which this evaluation would"):
+        trainer.test()
+    assert _metrics(tmp_path) == metrics
+    (tmp_path / "out" / "metrics.json").unlink()
     trainer.test()  # without training
     again = _metrics(tmp_path)
     assert (again["train_images_hash"], again["test_in_train"]) == (None, None)
@@ -309,7 +313,9 @@ def test_load_model(tmp_path, monkeypatch, capsys):
     trainer.load_model(cfg.OUTPUT_DIR, epoch=2)
     assert "(epoch=2, val_result=None)" in capsys.readouterr().out
     assert torch.equal(trainer.model[1].weight, trained.model[1].weight)
-    assert trainer.test() == _metrics(tmp_path)["accuracy"]
+    accuracy = _metrics(tmp_path)["accuracy"]
+    (tmp_path / "out" / "metrics.json").unlink()
+    assert trainer.test() == accuracy
     old = {"state_dict": trained.model.state_dict(), "epoch": 2}  # as Dassl 0.5.0 wrote it
     torch.save(old, tmp_path / "out" / "linear" / "model.pth.tar-9")
     trainer.load_model(cfg.OUTPUT_DIR, epoch=9)

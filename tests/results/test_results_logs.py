@@ -103,6 +103,40 @@ def test_expected_seeds_are_missing_when_they_are_not_there(tmp_path):
     assert read_experiment(tmp_path, "accuracy", END_OF_TRAINING, (1, 2, 3)).missing == [1, 3]
 
 
+def test_what_is_no_seed_beside_seeds_is_named_and_not_averaged(tmp_path, capsys):
+    _log(tmp_path / "seed1", "80.0")
+    _log(tmp_path / "seed2", "82.0")
+    for stray in ("seed1_old", "seed_2", "backup"):
+        _log(tmp_path / stray, "10.0")
+    (tmp_path / "tensorboard").mkdir()
+    assert cli.main([str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "* accuracy: 81.00% +- 1.00%" in out
+    for stray in ("seed1_old", "seed_2", "backup"):
+        assert f"left out: {tmp_path / stray}: it is not the folder of a seed" in out
+    assert "tensorboard" not in out
+    assert cli.main([str(tmp_path), "--format", "markdown"]) == 0
+    assert f"left out: {tmp_path / 'seed1_old'}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("evaluated", ["Evaluate on the *val* set\n", "Do evaluation on val set\n"])
+@pytest.mark.parametrize("signals", [END_OF_TEST, END_OF_TRAINING])
+def test_a_validation_accuracy_is_no_result(tmp_path, signals, evaluated):
+    validated = evaluated + RESULT.format("99.0", "99.0")
+    begun = f"epoch [1/2] batch [1/1]\n{validated}"
+    _write(tmp_path, begun)
+    assert read_log(tmp_path / "log.txt", "accuracy", signals)[0] is None
+    again = f"{begun}Finish training\nEvaluate on the *test* set\n{RESULT.format('70.0', '70.0')}{begun}"
+    _write(tmp_path, again)  # trained on into the same log, and interrupted
+    assert read_log(tmp_path / "log.txt", "accuracy", signals)[0] is None
+    _write(tmp_path, f"{again}Finish training\nEvaluate on the *test* set\n{RESULT.format('71.0', '70.0')}")
+    assert read_log(tmp_path / "log.txt", "accuracy", signals) == (71.0, "")
+
+
+def _write(folder, text):
+    (folder / "log.txt").write_text(text)
+
+
 def test_folders_of_any_name_and_a_log_in_the_folder_itself(tmp_path):
     _log(tmp_path / "a" / "run_x", "80.0")
     _log(tmp_path / "b", "60.0")
