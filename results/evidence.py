@@ -35,20 +35,23 @@ def contradictions(place: RunDirectory, metrics: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _with_directory(place: RunDirectory, metrics: Mapping[str, Any]) -> Iterator[str]:
-    """Where the parts of the directory's name are not what the record says."""
-    learns = metrics.get("learns", True)
-    expected: dict[str, Any] = {"trainer": place.trainer, "subsample_classes": place.kind.classes or None}
+def unlike_directory(place: RunDirectory, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """What a run is that its directory does not say: a field of a record, its value, and what the directory says."""
+    expected: dict[str, tuple[Any, ...]] = {"trainer": (place.trainer,), "dataset": _names_of(place.dataset)}
+    expected["subsample_classes"] = (place.kind.classes,) if place.kind.classes else ()
     if "{seed}" in place.kind.template:
-        expected["seed"] = place.seed
-    if learns and "{shots}" in place.kind.template:
-        expected["shots"] = place.shots
-    for name, there in expected.items():
-        if there is not None and metrics.get(name, there) != there:
-            yield f"{name} {metrics[name]} in the record, {there} by the directory"
-    known = _names_of(place.dataset)
-    if known and "dataset" in metrics and metrics["dataset"] not in known:
-        yield f"dataset {metrics['dataset']} in the record, {' or '.join(known)} by the directory"
+        expected["seed"] = (place.seed,)
+    if "{shots}" in place.kind.template and fields.get("learns", True):
+        expected["shots"] = (place.shots,)
+    for name, known in expected.items():
+        if known and fields.get(name, known[0]) not in known:
+            yield name, fields[name], " or ".join(map(str, known))
+
+
+def _with_directory(place: RunDirectory, metrics: Mapping[str, Any]) -> Iterator[str]:
+    """Where the parts of the directory's name are not what the record says, or were others when it was written."""
+    for name, said, known in unlike_directory(place, metrics):
+        yield f"{name} {said} in the record, {known} by the directory"
     written = _written_to(metrics)
     if written:
         for name in ("role", "dataset", "cfg", "variant", "source"):

@@ -18,7 +18,7 @@ from dassl.engine.comparison import differences, flatten, to_dict
 from dassl.engine.record import code_version_of
 from dassl.utils import write_json
 from dassl.utils.file_identity import file_digests
-from results.evidence import contradictions
+from results.evidence import REPEATED, contradictions, unlike_directory
 from results.records import FAILURE, METRICS, NEEDED, read_metrics
 from sweep.images import Images
 from sweep.method_configs import trainer_class
@@ -54,8 +54,21 @@ def examine(runs: list[Run]) -> Progress:
     """
     progress, images = Progress([], []), Images()
     for run in runs:
+        _require_directory(run)
         (progress.complete if finished(run, images) else progress.todo).append(run)
     return progress
+
+
+def _require_directory(run: Run) -> None:
+    """Raise a ValueError if a run's settings are not what its directory says, which KEY VALUE pairs can bring about."""
+    wanted = requested(run.argv)
+    fields = {field: wanted[key] for field, key in REPEATED.items() if key in wanted}
+    fields["learns"] = trainer_class(run.place.trainer).learns
+    for name, value, known in unlike_directory(run.place, fields):
+        raise ValueError(
+            f"{run.output_dir}: its settings have {name} {value}, but the directory says {known}; what a flag of the "
+            "sweep says cannot be a KEY VALUE pair too"
+        )
 
 
 def finished(run: Run, images: Images | None = None) -> bool:

@@ -296,6 +296,22 @@ def test_other_settings_than_in_training_are_said(call, tmp_path):
     assert "TRAINER.APEX.CTX_INIT 'a photo of a #.' -> 'a drawing of a #.'" in (tmp_path / "other/log.txt").read_text()
 
 
+def test_an_evaluation_does_not_overwrite_the_result_of_another_run(call, tmp_path):
+    assert call()[0] == 0
+    load = ["--eval-only", "--model-dir", str(tmp_path / "run")]
+    before = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
+    status, said = call(*load, opts=["DATASET.SUBSAMPLE_CLASSES", "new"])
+    assert status == 2
+    assert "metrics.json is the result of a training, which this evaluation would overwrite" in said
+    assert {path: path.read_bytes() for path in before} == before
+    assert call(*load, out="new", opts=["DATASET.SUBSAMPLE_CLASSES", "new"])[0] == 0
+    assert call(*load, out="new", opts=["DATASET.SUBSAMPLE_CLASSES", "new"])[0] == 0, "the same again"
+    status, said = call(*load, out="new")
+    assert status == 2
+    assert "an evaluation with other settings (DATASET.SUBSAMPLE_CLASSES 'new' -> 'base')" in said
+    assert metrics(tmp_path / "new")["subsample_classes"] == "new"
+
+
 def test_what_a_run_starts_from_must_fit(call, tmp_path):
     start = tmp_path / "start.pth"
     for content, expected in (({"a": 1}, f"MODEL.INIT_WEIGHTS {start}: "), ([1], "it holds a list")):
