@@ -14,7 +14,11 @@ ZERO_SHOT = Role("{zeroshot}/{cfg}/{dataset}")
 
 
 def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) -> list[Run]:
-    """Testing on all classes without learning anything; ValueError for a trainer that learns."""
+    """Testing on all classes without learning anything.
+
+    Raises:
+        ValueError: a trainer that learns.
+    """
     runs = []
     for dataset in datasets:
         for trainer in trainers:

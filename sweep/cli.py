@@ -2,10 +2,9 @@
 
     python -m sweep base2new --trainers ZeroshotCLIP CoOp APEX --datasets dtd eurosat --seeds 1-3 --root DATA
 
-trains on the base classes, evaluates base and new, and prints the table. Other protocols: xd (train on ImageNet, test
-on other data sets), dg (on variants of ImageNet), fewshot (all classes, 1 to 16 shots), zeroshot. What is complete is
-skipped; what was interrupted is resumed by the same line; nothing is deleted unless --redo says so. KEY VALUE pairs at
-the end go to every run.
+trains on the base classes, evaluates base and new, and prints the table. What is complete is skipped; what was
+interrupted is resumed by the same line; nothing is deleted unless --redo says so. KEY VALUE pairs at the end go to all
+runs.
 """
 
 import argparse
@@ -15,23 +14,24 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dassl.config.defaults import DEFAULTS
 from protocols import PROTOCOLS
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE
 from results.seeds import parse_seeds
 from results.tables import TableOptions
-from sweep import slurm
 from sweep.method_configs import CONFIGS
 from sweep.plan import Run, SeedGroup, SweepConfig
-from sweep.pool import Outcome, Pool, Slot, WorkerError
-from sweep.progress import Bar
+from sweep.worker import WorkerError
+
+if TYPE_CHECKING:  # the rest is imported where it is used: PyTorch takes seconds, --help and mistakes need none
+    from sweep import slurm
+    from sweep.pool import Outcome, Slot
 
 YAML = (".yaml", ".yml")
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+")
-SECTIONS = {key for key, value in DEFAULTS.items() if isinstance(value, dict)}
-TOP_LEVEL = set(DEFAULTS) - SECTIONS
+CAPITALS = re.compile(r"[A-Z][A-Z0-9_]*(?:\.[A-Za-z0-9_.]+)?")
 GIVEN = {
     "SEED": "--seeds", "OUTPUT_DIR": "--output", "RESUME": "--output", "TRAINER.NAME": "--trainers",
     "DATASET.ROOT": "--root", "DATASET.NAME": "--datasets", "DATASET.NUM_SHOTS": "--shots",
@@ -48,8 +48,11 @@ def _with_source() -> str:
 
 def build_parser() -> argparse.ArgumentParser:
     """The arguments before the KEY VALUE pairs."""
+    each = "\n".join(f"  {name:10}{known.summary}" for name, known in sorted(PROTOCOLS.items()))
     parser = argparse.ArgumentParser(
-        prog="python -m sweep", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m sweep",
+        description=f"{__doc__}\nprotocols:\n{each}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("protocol", choices=sorted(PROTOCOLS), help="what to run")
     what = parser.add_argument_group("what")
@@ -97,11 +100,19 @@ def build_parser() -> argparse.ArgumentParser:
 def split_opts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments up to the first configuration key, and the `KEY VALUE` pairs from there on."""
     for index, word in enumerate(argv):
-        a_value = index and argv[index - 1].startswith("--")  # of a flag, such as --root DATA.v2
-        others = KEY.fullmatch(word) and not a_value and Path(word).suffix.lower() not in YAML
-        if word in TOP_LEVEL or (KEY.fullmatch(word) and word.partition(".")[0] in SECTIONS) or others:
+        if CAPITALS.fullmatch(word) and _is_key(word, argv[index - 1] if index else ""):
             return list(argv[:index]), list(argv[index:])
     return list(argv), []
+
+
+def _is_key(word: str, before: str) -> bool:
+    """Whether a word in capitals is a configuration key, and no file, nor the value of the flag before it."""
+    from dassl.config.defaults import DEFAULTS
+
+    if KEY.fullmatch(word):
+        known = isinstance(DEFAULTS.get(word.partition(".")[0]), dict)
+        return known or not (before.startswith("--") or Path(word).suffix.lower() in YAML)
+    return word in DEFAULTS and not isinstance(DEFAULTS[word], dict)
 
 
 def check_opts(opts: Sequence[str]) -> None:
@@ -117,22 +128,7 @@ def complete_arguments(args: argparse.Namespace) -> None:
     Raises:
         ValueError: an unknown trainer or data set, a number that is too small, a flag that the protocol has no use for.
     """
-    import trainers  # noqa: F401 - registers what is in the folder
-    from dassl.engine import TRAINER_REGISTRY
-    from dassl.utils import check_availability
-
     protocol = PROTOCOLS[args.protocol]
-    known = {name.lower(): name for name in TRAINER_REGISTRY.registered_names()}
-    for name in args.trainers:
-        if name.lower() not in known:
-            check_availability(name, list(known.values()), "trainer")
-    args.trainers = list(dict.fromkeys(known[name.lower()] for name in args.trainers))
-    numbers = {str(number): name for number, name in enumerate(NUMBERED)}
-    args.datasets = list(dict.fromkeys(numbers.get(name, name) for name in args.datasets or protocol.datasets))
-    known_sets = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
-    for name in (*args.datasets, args.source):
-        if Path(name).suffix.lower() not in YAML:
-            check_availability(name, known_sets, "data set")
     args.seeds = args.seeds or protocol.seeds
     args.shots = list(dict.fromkeys(args.shots or protocol.shots))
     _check_numbers(args)
@@ -142,6 +138,28 @@ def complete_arguments(args: argparse.Namespace) -> None:
         )
     if args.variant and not protocol.has_variant:
         raise ValueError(f"--variant {args.variant}: the directories of {args.protocol} have no such level")
+    numbers = {str(number): name for number, name in enumerate(NUMBERED)}
+    args.datasets = list(dict.fromkeys(numbers.get(name, name) for name in args.datasets or protocol.datasets))
+    own_files((*args.datasets, args.source))
+    parse_seeds(args.seeds)
+    _complete_names(args)
+
+
+def _complete_names(args: argparse.Namespace) -> None:
+    """Put registered names for trainers; ValueError for an unknown trainer or data set, with the nearest known one."""
+    import trainers  # noqa: F401 - registers what is in the folder
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.utils import check_availability
+
+    known = {name.lower(): name for name in TRAINER_REGISTRY.registered_names()}
+    for name in args.trainers:
+        if name.lower() not in known:
+            check_availability(name, list(known.values()), "trainer")
+    args.trainers = list(dict.fromkeys(known[name.lower()] for name in args.trainers))
+    known_sets = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
+    for name in (*args.datasets, args.source):
+        if Path(name).suffix.lower() not in YAML:
+            check_availability(name, known_sets, "data set")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -200,11 +218,12 @@ def make_config(args: argparse.Namespace, opts: Sequence[str]) -> SweepConfig:
     )
 
 
-def make_slots(args: argparse.Namespace) -> list[Slot]:
+def make_slots(args: argparse.Namespace) -> "list[Slot]":
     """Where runs can be: `--gpus` times `--per-gpu`, or `--jobs` CPU places; by default all GPUs, else all cores."""
     import torch
 
     from dassl.utils import available_cpus
+    from sweep.pool import Slot
 
     if args.jobs is not None or (args.gpus is None and not torch.cuda.device_count()):
         return [Slot("", args.threads)] * max(args.jobs or available_cpus(), 1)
@@ -232,10 +251,11 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
         ValueError, OSError: a mistake in the arguments, found before anything was started.
         WorkerError: worker processes cannot start.
     """
+    complete_arguments(args)
+    from sweep.pool import Outcome
     from sweep.report import describe
     from sweep.state import examine, needs_root, redo
 
-    complete_arguments(args)
     config, slots = make_config(args, opts), make_slots(args)
     runs = plan(args, config)
     if args.redo and not args.dry_run:
@@ -271,8 +291,12 @@ def pack(args: argparse.Namespace, todo: list[Run]) -> list[SeedGroup]:
     return make_packs(todo, args.stack)
 
 
-def work(packs: list[SeedGroup], args: argparse.Namespace, slots: list[Slot]) -> Outcome:
+def work(packs: list[SeedGroup], args: argparse.Namespace, slots: "list[Slot]") -> "Outcome":
     """Carry out the runs here or on a cluster, with a progress bar."""
+    from sweep import slurm
+    from sweep.pool import Pool
+    from sweep.progress import Bar
+
     logs = os.path.join(args.output, "logs")
     os.makedirs(logs, exist_ok=True)
     bar = Bar([run for pack in packs for run in pack])
@@ -284,8 +308,10 @@ def work(packs: list[SeedGroup], args: argparse.Namespace, slots: list[Slot]) ->
         bar.close()
 
 
-def slurm_options(args: argparse.Namespace, logs: str) -> slurm.Options:
+def slurm_options(args: argparse.Namespace, logs: str) -> "slurm.Options":
     """What is asked of SLURM; ValueError for a malformed `--slurm`."""
+    from sweep import slurm
+
     more = dict(pair.split("=", 1) for pair in args.slurm if "=" in pair)
     if len(more) < len(args.slurm):
         raise ValueError(f"--slurm {' '.join(args.slurm)}: write NAME=VALUE, each name once")
@@ -302,7 +328,7 @@ def slurm_options(args: argparse.Namespace, logs: str) -> slurm.Options:
     )
 
 
-def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run], outcome: Outcome) -> bool:
+def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run], outcome: "Outcome") -> bool:
     """Write the table, the lines that make its rows, the averages if asked for, what failed, and what does not agree.
 
     Returns whether everything does.

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from dassl.config import declared_cfg
 from results.layout import USUAL_SOURCE, RunDirectory
 from sweep.method_configs import CONFIGS, config_of, named_config, settings_of, trainer_class
 
@@ -110,6 +109,8 @@ def transferable(runs: list[Run], allowed: Sequence[str], what: str) -> list[Run
 
 def refuse_others(trainers: Sequence[str], serving: Sequence[str], what: str) -> None:
     """Raise a ValueError if what a trainer learns belongs to its classes (`SimpleTrainer.class_transfer`)."""
+    from dassl.config import declared_cfg
+
     bound = [name for name in trainers if trainer_class(name).class_transfer(declared_cfg()) not in serving]
     if bound:
         raise ValueError(f"what {', '.join(bound)} learns belongs to its classes and cannot be tested on {what}")

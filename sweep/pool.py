@@ -9,13 +9,9 @@ from multiprocessing import connection
 
 from sweep.plan import Run, SeedGroup
 from sweep.state import failed
-from sweep.worker import Message, serve
+from sweep.worker import Message, WorkerError, serve
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-
-
-class WorkerError(RuntimeError):
-    """Worker processes cannot start."""
 
 
 @dataclass(frozen=True)

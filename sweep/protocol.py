@@ -34,6 +34,11 @@ class Protocol:
     tables: Callable[[Sequence[Record], TableOptions], dict[str, Table]] | None = field(default=None)
 
     @property
+    def summary(self) -> str:
+        """What it does, in a line: the first of its plan's docstring."""
+        return (self.plan.__doc__ or "").strip().partition("\n")[0]
+
+    @property
     def has_source(self) -> bool:
         """Whether it tests on other data sets than it trains on."""
         return any(role.has_source for role in self.roles.values())

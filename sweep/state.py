@@ -156,9 +156,12 @@ def _weights_digest(name: str, path: str) -> str:
 
 def requested(argv: tuple[str, ...]) -> dict[str, Any]:
     """The configuration of a run as dotted keys, without those that change nothing about the result."""
-    args = train.build_parser().parse_args(list(argv))
+    args = _parser().parse_args(list(argv))
     seed, args.seed, args.output_dir, args.model_dir = args.seed, -1, "", ""
     return {**_configuration(repr(vars(args))), "SEED": seed}
+
+
+_parser = functools.cache(train.build_parser)
 
 
 @functools.cache

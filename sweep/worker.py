@@ -20,6 +20,10 @@ from sweep.plan import Run, SeedGroup
 STEP_LINE = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 
 
+class WorkerError(RuntimeError):
+    """Worker processes cannot start."""
+
+
 @dataclass(frozen=True)
 class Message:
     """What a worker tells: `kind` is `ready`, `progress` (with `fraction`), `done` or `failed` (with `reason`).
