@@ -140,6 +140,7 @@ def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
     """Configuration and class names of a run: of its checkpoint, or else of its metrics.json."""
     from adaptation.trainer import find_checkpoint
     from dassl.utils import load_checkpoint
+    from results.records import read_metrics
 
     files = [run] if run.is_file() else [find_checkpoint(p.parent, epoch, False) for p in run.glob("*/checkpoint")]
     for file in files:
@@ -148,9 +149,9 @@ def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
             return checkpoint["config"], _names(checkpoint["classnames"], file)
     metrics = run / "metrics.json"
     if metrics.is_file():
-        record = json.loads(metrics.read_text(encoding="utf-8"))
+        record = read_metrics(metrics, ())
         if "config" in record and record.get("per_class"):
-            return record["config"], _names([row["classname"] for row in record["per_class"]], metrics)
+            return record["config"], _names([row.get("classname") for row in record["per_class"]], metrics)
         raise ValueError(f"{metrics} does not say of which settings and classes it is, and there is no checkpoint")
     if files:
         raise ValueError(f"{files[0]} does not say which method and classes it is of: it was not written by train.py")
