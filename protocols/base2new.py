@@ -13,7 +13,7 @@ from results.published import published_notes
 from results.records import Record
 from results.rows import Pair, in_order, method_names, method_of, methods_in_order, pairs_of
 from results.settings import unlike_sets_note
-from results.statistics import harmonic_mean, summarise
+from results.statistics import Summary, harmonic_mean, summarise
 from results.tables import (
     SPREAD,
     Difference,
@@ -144,7 +144,7 @@ def _add_published_columns(table: Table, beside: Mapping[Method, Mapping | None]
         if known:
             row += facts
             row += [
-                Difference(own.mean - fact) if own is not None and fact is not None else None
+                Difference(own.mean - fact) if isinstance(own, Summary) and isinstance(fact, float | int) else None
                 for own, fact in zip(row[3:6], facts, strict=True)
             ]
     if known:

@@ -183,5 +183,5 @@ def recognise(path: str, learnless: str = "") -> RunDirectory | None:
                 variant=found.get("variant", "").removeprefix("/"),
                 source=found.get("origin", "").removeprefix("_from_") or USUAL_SOURCE,
             )
-    found = learnless and re.search(rf"(?:^|/){re.escape(learnless)}/([^/]+)/([^/]+)$", path)
-    return RunDirectory("zeroshot", found[2], learnless, found[1]) if found else None
+    own = re.search(rf"(?:^|/){re.escape(learnless)}/([^/]+)/([^/]+)$", path) if learnless else None
+    return RunDirectory("zeroshot", own[2], learnless, own[1]) if own else None

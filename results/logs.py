@@ -92,15 +92,9 @@ def read_run(directory: str | os.PathLike[str], keyword: str, signals: Sequence[
     directory = Path(directory)
     logs = [directory / LOG, *sorted(directory.glob(f"{LOG}-*"), reverse=True)]
     logs = [log for log in logs if log.is_file()]
-    if not logs:
-        return LogResult(directory.name, str(directory / LOG), problem=f"no {LOG}")
-    first = None
-    for log in logs:
-        value, problem = read_log(log, keyword, signals)
-        if value is not None:
-            return LogResult(directory.name, str(log), value)
-        first = first or LogResult(directory.name, str(log), problem=problem)
-    return first
+    results = [LogResult(directory.name, str(log), *read_log(log, keyword, signals)) for log in logs]
+    nothing = LogResult(directory.name, str(directory / LOG), problem=f"no {LOG}")
+    return next((result for result in results if result.value is not None), (results or [nothing])[0])
 
 
 def read_experiment(

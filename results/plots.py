@@ -8,7 +8,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from results.layout import ZERO_SHOT
 from results.published import facts
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (3.4, 2.8)  # inches: a column of a two-column page
-STYLE = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
+STYLE: dict[Any, Any] = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False}
 MARKERS = "osD^vPXh<>"
 POINT = 36  # size of a point that a number is written into
 
@@ -110,14 +110,15 @@ def _is_zero_shot(method: Method) -> bool:
     return method[0].startswith(ZERO_SHOT)
 
 
-def _styles(records: Iterable[Record], methods: Iterable[Method]) -> list[dict[str, str]]:
+def _styles(records: Iterable[Record], methods: Iterable[Method]) -> list[dict[str, Any]]:
     """Colour and marker of each method of a figure.
 
     A trainer has the same ones in all figures of these records; only where a figure shows several of its
     configurations, the second and further ones have other markers.
     """
     trainers = in_order(record.place.trainer for record in records)
-    styles, count = [], Counter()
+    styles: list[dict[str, Any]] = []
+    count: Counter[str] = Counter()
     for trainer, _, _ in methods:
         rank = trainers.index(trainer)
         styles.append({"color": f"C{rank % 10}", "marker": MARKERS[(rank + count[trainer]) % len(MARKERS)]})
@@ -239,7 +240,7 @@ def draw(records: Sequence[Record]) -> "dict[str, Figure]":
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def save(figures: "dict[str, Figure]", folder: str) -> list[str]:
+def save(figures: "Mapping[str, Figure]", folder: str) -> list[str]:
     """Write each figure as PNG and PDF; returns the paths."""
     os.makedirs(folder, exist_ok=True)
     paths = []

@@ -47,8 +47,8 @@ def only_comparable(records: Sequence[Record]) -> list[Record]:
     problems = _of_other_trainings(records)
     for group in _groups(records, lambda record: record.place):
         if len({record.accuracy for record in group}) > 1:
-            found = ", ".join(f"{record.accuracy:.2f} in {record.path}" for record in group)
-            problems |= {record.path: f"not averaged, for a seed has several runs: {found}" for record in group}
+            each = ", ".join(f"{record.accuracy:.2f} in {record.path}" for record in group)
+            problems |= {record.path: f"not averaged, for a seed has several runs: {each}" for record in group}
     for group in _groups(records, lambda record: replace(record.place, seed=0)):
         if found := disagreements(group, OF_A_SEED):
             sentence = f"not averaged, for the runs differ in {_by_value(found, _seeds)}"

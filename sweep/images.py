@@ -44,10 +44,12 @@ class Images:
         if key not in self.known:
             self.known[key] = self._look(run, trained, record.get("split") == "val")
         now = self.known[key]
+        changed = {
+            f: (record[f], there) for f in FIELDS if (there := now.get(f)) and record.get(f) not in (None, there)
+        }
         return [
-            f"{field.removesuffix('_hash').replace('_', ' ')}: {record[field][:12]} there, {now[field][:12]} now"
-            for field in FIELDS
-            if record.get(field) and now.get(field) and record[field] != now[field]
+            f"{field.removesuffix('_hash').replace('_', ' ')}: {then[:12]} there, {there[:12]} now"
+            for field, (then, there) in changed.items()
         ]
 
     def _look(self, run: Run, trained: bool, validation: bool) -> dict[str, str | None]:

@@ -24,7 +24,7 @@ RULES = "sweep.yaml"
 _KEYS = {"configs": {"file", "training", "datasets", "shots"}, "settings": {"file", "datasets", "set"}}
 
 
-def trainer_class(trainer: str) -> type:
+def trainer_class(trainer: str) -> Any:
     """The class of a registered trainer: it says whether it learns (`SimpleTrainer`)."""
     import trainers  # noqa: F401 - registers what is in the folder
     from dassl.engine import TRAINER_REGISTRY

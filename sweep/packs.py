@@ -40,8 +40,8 @@ def packing(packs: Sequence[SeedGroup]) -> list[str]:
     span = str(sizes[-1]) if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     where = f"{processes} process{'es' if processes > 1 else ''} of {span} seeds"
     lines = [f"{count} trainings in {where}, as many computed at once as memory allows"]
-    alone = dict.fromkeys(run.place.trainer for pack in packs for run in pack if run.trains)
-    alone = [name for name in alone if not supports_stacking(name)]
+    trained = dict.fromkeys(run.place.trainer for pack in packs for run in pack if run.trains)
+    alone = [name for name in trained if not supports_stacking(name)]
     if alone:
         lines.append(f"seed by seed: {', '.join(alone)} (the trainer does not say that seeds may be computed together)")
     return lines

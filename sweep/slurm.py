@@ -7,7 +7,7 @@ import logging
 import os
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -233,7 +233,7 @@ def work(packs: Sequence[SeedGroup], options: Options, tell: Callable[[Run, Mess
     return outcome
 
 
-def _directories(runs: Sequence[Run]) -> set[str]:
+def _directories(runs: Iterable[Run]) -> set[str]:
     return {run.output_dir for run in runs}
 
 

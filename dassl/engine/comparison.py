@@ -175,7 +175,8 @@ def disagreements(
         runs: each run with its ``run_settings``.
         ignored: keys that do not count.
     """
-    ignored, found = tuple(ignored), {}
+    ignored = tuple(ignored)
+    found: dict[str, dict[str, list[Any]]] = {}
     for run, settings in runs:
         for key, value in settings.items():
             found.setdefault(key, {}).setdefault(str(value), []).append(run)
