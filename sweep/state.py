@@ -66,8 +66,8 @@ def _require_directory(run: Run) -> None:
     fields["learns"] = trainer_class(run.place.trainer).learns
     for name, value, known in unlike_directory(run.place, fields):
         raise ValueError(
-            f"{run.output_dir}: its settings have {name} {value}, but the directory says {known}; what a flag of the "
-            "sweep says cannot be a KEY VALUE pair too"
+            f"{run.output_dir}: its settings have {name} {value}, but the directory says {known}; neither KEY VALUE "
+            "pairs nor a file of one's own may contradict what the sweep calls a run"
         )
 
 
