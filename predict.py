@@ -98,13 +98,12 @@ class Predictor:
         """
         import torch
 
-        from adaptation.method import Method
-
         method = self._method()
-        if type(method).text_features is Method.text_features:
+        try:
+            with torch.no_grad(), self.trainer.precision.autocast():
+                return method.text_features().float().cpu().numpy()
+        except NotImplementedError:
             return None
-        with torch.no_grad(), self.trainer.precision.autocast():
-            return method.text_features().float().cpu().numpy()
 
     def _method(self):
         """The module that makes features; ValueError if the trainer has none."""

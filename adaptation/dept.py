@@ -66,6 +66,14 @@ class DePTMethod(Method):
         name = own.removeprefix("host.")
         return name if name == own else self.host.official_name(name)
 
+    def text_features(self) -> Tensor:
+        """The host's features (C, E)."""
+        return self.host.text_features()
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """The host's features (B, E)."""
+        return self.host.image_features(images)
+
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """The host's features."""
         return self.host.encode(images)

@@ -80,7 +80,7 @@ class Method(nn.Module):
         self._has_trained = False
 
     def text_features(self) -> Tensor:
-        """Features (C, E) of the classes, not normalised."""
+        """Features (C, E) of the classes, not normalised; NotImplementedError where each image has its own."""
         raise NotImplementedError
 
     def image_features(self, images: Tensor) -> Tensor:

@@ -104,6 +104,19 @@ def test_gradients_and_a_step(backbone):
 
 
 @everyone
+@torch.no_grad()
+def test_features_are_the_host_s(backbone, name):
+    """What `predict.py --features` writes, prompts included."""
+    method, images = build(name, backbone).eval(), draw(backbone)
+    assert torch.equal(method.image_features(images), method.host.image_features(images))
+    if name == "CoCoOp":
+        with pytest.raises(NotImplementedError):
+            method.text_features()
+    else:
+        assert torch.equal(method.text_features(), method.host.text_features())
+
+
+@everyone
 def test_names_and_numbers(backbone, name):
     method = build(name, backbone)
     host, width = METHODS[name](backbone, BASE), backbone.embed_dim
