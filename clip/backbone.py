@@ -19,7 +19,7 @@ from clip import clip, towers
 from clip.chunking import ENCODERS, ChunkedEncoder
 from clip.precision import convert_weights, free_memory, to_float32
 from clip.substitution import Weights, WithWeights, tower_of
-from clip.towers import ImageTower, Prompts, QKVDelta, TextTower
+from clip.towers import Adapter, ImageTower, Prompts, QKVDelta, Read, TextTower
 
 
 class Backbone(nn.Module):
@@ -149,11 +149,18 @@ class Backbone(nn.Module):
         Raises:
             ValueError: a tower's blocks cannot be adapted.
         """
+        return self._with_additions("delta", image, text)
+
+    def with_adapters(self, image: Sequence[Adapter | None] = (), text: Sequence[Adapter | None] = ()) -> "Backbone":
+        """This backbone with adapters beside its blocks; arguments and errors as in `with_qkv_deltas`."""
+        return self._with_additions("adapter", image, text)
+
+    def _with_additions(self, kind: str, image: Sequence, text: Sequence) -> "Backbone":
         other = copy(self)
         if any(isinstance(getattr(self, name), ChunkedEncoder) for name in ENCODERS):
             other = self.with_memory_limit(self.memory_limit)
-        other.image = towers.with_qkv_deltas(self.image, image) if image else self.image
-        other.text = towers.with_qkv_deltas(self.text, text) if text else self.text
+        other.image = towers.with_additions(self.image, kind, image) if image else self.image
+        other.text = towers.with_additions(self.text, kind, text) if text else self.text
         other.plain_images = self.plain_images and not image
         return other
 
@@ -272,18 +279,29 @@ class Backbone(nn.Module):
         """Ids (N, L) -> embeddings (N, L, D_t)."""
         return self.text.lookup(tokens)
 
-    def encode_image(self, images: Tensor, prompts: Prompts = ()) -> Tensor:
-        """Images (N, 3, H, W) -> float32 features (N, E), not normalised; prompts as in `clip.towers.encode_image`."""
-        return to_float32(self.run_image(self.image, images, prompts))
+    def encode_image(
+        self, images: Tensor, prompts: Prompts = (), share: float = 1.0, read: Read | None = None
+    ) -> Tensor:
+        """Images (N, 3, H, W) -> float32 features (N, E), not normalised, with `read` (N, 2, E).
 
-    def encode_text(self, tokens: Tensor, prompts: Prompts = ()) -> Tensor:
+        Arguments as in `clip.towers.encode_image`.
+        """
+        return to_float32(self.run_image(self.image, images, prompts, share=share, read=read))
+
+    def encode_text(self, tokens: Tensor, prompts: Prompts = (), insert: bool = False, share: float = 1.0) -> Tensor:
         """Token ids (N, L) -> float32 features (N, E), not normalised, on the longest real length of the list."""
         end = self.end_of_text(tokens)
-        return self.encode_embeddings(self.token_embedding(tokens[:, : int(end.max()) + 1]), end, prompts)
+        embeddings = self.token_embedding(tokens[:, : int(end.max()) + 1])
+        return self.encode_embeddings(embeddings, end, prompts, insert, share)
 
-    def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
-        """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> float32 features (N, E), not normalised."""
-        return to_float32(self.run_text(self.text, embeddings, end, prompts))
+    def encode_embeddings(
+        self, embeddings: Tensor, end: Tensor, prompts: Prompts = (), insert: bool = False, share: float = 1.0
+    ) -> Tensor:
+        """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> float32 features (N, E), not normalised.
+
+        Arguments as in `clip.towers.encode_text`.
+        """
+        return to_float32(self.run_text(self.text, embeddings, end, prompts, insert=insert, share=share))
 
 
 def _differences(old: object, new: object, name: str = "") -> list[str]:

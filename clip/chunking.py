@@ -27,7 +27,7 @@ CHUNK = 0.25  # of that share, for one chunk
 WORTH_SAYING = 2**27  # bytes
 ENCODERS = {"run_image": "images", "run_text": "sentences"}
 
-Encode = Callable[..., Tensor]  # a tower, the samples, then prompts -> features (N, E)
+Encode = Callable[..., Tensor]  # the samples, then prompts -> features (N, E)
 
 
 def format_bytes(size: int) -> str:
@@ -85,37 +85,38 @@ class ChunkedEncoder:
     """
 
     def __init__(self, backbone: LimitedMemory, name: str, samples: str):
-        self.encode: Encode = getattr(backbone, name)
+        self.encode: Callable[..., Tensor] = getattr(backbone, name)
         self.divided = False
         self._backbone, self._name, self._what = backbone, name, samples
         self._at_once: dict[tuple, int] = {}
 
-    def __call__(self, tower: ImageTower | TextTower, *arguments: Any) -> Tensor:
+    def __call__(self, tower: ImageTower | TextTower, *arguments: Any, **options: Any) -> Tensor:
         """Features (N, E).
 
         Args:
             tower: the tower.
             arguments: tensors whose first dimension is N, then the prompts.
+            options: how the prompts enter and are read, as in `clip.towers`.
         """
         *samples, prompts = arguments
-        count = len(samples[0])
+        count, encode = len(samples[0]), partial(self.encode, tower, **options)
         if count < 2 or not torch.is_grad_enabled():
-            return self.encode(tower, *arguments)
+            return encode(*arguments)
         key = (torch.is_autocast_enabled(samples[0].device.type), *map(_kind, (*samples, *prompts)))
         if key not in self._at_once:
-            self._at_once[key] = self._plan(tower, samples, prompts)
+            self._at_once[key] = self._plan(encode, samples, prompts)
         elif not self.divided:
             setattr(self._backbone, self._name, self.encode)
         at_once = self._at_once[key]
         if at_once >= count:
-            return self.encode(tower, *arguments)
+            return encode(*arguments)
         chunks = [select_rows(slice(i, i + at_once), samples, prompts) for i in range(0, count, at_once)]
         again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # towers draw no random numbers
-        return torch.cat([again(self.encode, tower, *chunk, own) for chunk, own in chunks])
+        return torch.cat([again(encode, *chunk, own) for chunk, own in chunks])
 
-    def _plan(self, tower: ImageTower | TextTower, samples: Sequence[Tensor], prompts: Prompts) -> int:
+    def _plan(self, encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
         """How many of the samples are encoded at once."""
-        count, encode = len(samples[0]), partial(self.encode, tower)
+        count = len(samples[0])
         one, two = (activations(encode, *select_rows(slice(n), samples, prompts)) for n in (1, 2))
         free = self._backbone.memory_for_activations()
         needed = count * (two - one)

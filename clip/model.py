@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from clip.precision import convert_weights as convert_weights
 from clip.precision import to_float32
-from clip.towers import ImageTower, QKVDelta, Rows, TextTower, encode_image, encode_text, largest_id
+from clip.towers import Adapter, ImageTower, QKVDelta, Rows, TextTower, encode_image, encode_text, largest_id
 
 
 class LayerNorm(nn.LayerNorm):
@@ -92,12 +92,19 @@ class ResidualAttentionBlock(nn.Module):
         self.ln_2 = LayerNorm(width)
 
     def forward(
-        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: Rows | None = None
+        self,
+        x: Tensor,
+        causal: bool = False,
+        delta: QKVDelta | None = None,
+        rows: Rows | None = None,
+        adapter: Adapter | None = None,
     ) -> Tensor:
-        """(N, T, D) -> (N, T, D), or (N, 1, D) with `rows`; arguments as in `Attention`."""
-        attended = self.attn(self.ln_1(x), causal, delta, rows)
-        x = attended + (x if rows is None else x[rows])
-        return x + self.mlp(self.ln_2(x))
+        """(N, T, D) -> (N, T, D), or (N, 1, D) with `rows`; arguments as in `Attention`, and an adapter beside the
+        block: normalised input (N, T, D) -> what is added to the output."""
+        normed = self.ln_1(x)
+        x = self.attn(normed, causal, delta, rows) + (x if rows is None else x[rows])
+        x = x + self.mlp(self.ln_2(x))
+        return x if adapter is None else x + adapter(normed if rows is None else normed[rows])
 
 
 class Transformer(nn.Module):
@@ -160,6 +167,8 @@ class VisionTransformer(nn.Module):
             pool=self.pool,
             adaptable=True,
             last=partial(self.transformer.resblocks[-1], rows=(slice(None), slice(1))),
+            output_norm=self.ln_post,
+            project=lambda x: x @ self.proj,
         )
 
     def forward(self, images: Tensor) -> Tensor:

@@ -259,6 +259,8 @@ def _vit(visual: VisionTransformer, embed_dim: int, image_size: int) -> ImageTow
         blocks=tuple(blocks),
         pool=pool,
         last=partial(_read_one, blocks[-1], lambda x: x[:, :1]) if one else None,
+        output_norm=visual.ln_post if visual.attn_pool is None else None,
+        project=(lambda x: x @ visual.proj) if visual.attn_pool is None else None,
     )
 
 
@@ -374,8 +376,11 @@ def _embed_text(text: TextModel, pad_id: int, pool_type: str, x: Tensor) -> Tens
 
 
 def _mask(text: TextModel, x: Tensor) -> Tensor | None:
-    """The tower's causal mask (T, T) for tokens (N, T, D), where it has one."""
-    return None if text.attn_mask is None else text.attn_mask[: x.shape[1], : x.shape[1]]
+    """The tower's causal mask (T, T) for tokens (N, T, D), where it has one; inserted tokens may make T longer."""
+    mask, length = text.attn_mask, x.shape[1]
+    if mask is None or length <= mask.shape[0]:
+        return None if mask is None else mask[:length, :length]
+    return mask.new_full((length, length), float("-inf")).triu(1)
 
 
 def _text_block(text: TextModel, block: ResidualAttentionBlock, x: Tensor) -> Tensor:

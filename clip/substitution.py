@@ -26,8 +26,8 @@ class _Computation(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, compute: Callable[..., Tensor], *arguments: object) -> Tensor:
-        return compute(*arguments)
+    def forward(self, compute: Callable[..., Tensor], *arguments: object, **options: object) -> Tensor:
+        return compute(*arguments, **options)
 
 
 class WithWeights:
@@ -46,7 +46,7 @@ class WithWeights:
     def __init__(self, model: nn.Module, tower: str, weights: Callable[[], Weights], compute: Callable[..., Tensor]):
         self._model, self._tower, self._weights, self._compute = model, tower, weights, compute
 
-    def __call__(self, *arguments: object) -> Tensor:
+    def __call__(self, *arguments: object, **options: object) -> Tensor:
         """What the computation gives with the other values."""
         own = {
             f"model.{name}": value.to(self._model.get_parameter(name).dtype)
@@ -54,5 +54,5 @@ class WithWeights:
             if tower_of(name) == self._tower
         }
         if not own:
-            return self._compute(*arguments)
-        return functional_call(_Computation(self._model), own, (self._compute, *arguments))
+            return self._compute(*arguments, **options)
+        return functional_call(_Computation(self._model), own, (self._compute, *arguments), options)

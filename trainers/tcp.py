@@ -76,6 +76,7 @@ class TCPMethod(ContextMethod):
         ValueError: a number out of range (named).
     """
 
+    frozen: Tensor
     checkpoint_names = {**CONTEXT_NAMES, "meta_net.*.*": "prompt_learner.meta_net.*.*"}
 
     def __init__(
@@ -136,7 +137,7 @@ class TCP(MethodTrainer):
         sizes = (keys.N_CTX, keys.CTX_INIT, keys.LAYER, keys.W)
         return TCPMethod(backbone, classnames, template, ENDINGS.get(name, "{}."), *sizes)
 
-    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler]:
+    def build_optim(self, trainable: list[nn.Parameter]) -> tuple[Optimizer, LRScheduler | None]:
         """As OPTIM says, with the method's epsilon."""
         optim, sched = super().build_optim(trainable)
         if self.cfg.OPTIM.NAME in ("adam", "adamw", "amsgrad"):

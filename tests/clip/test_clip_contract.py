@@ -202,6 +202,40 @@ def test_batch_composition_does_not_change_features(kind):
     close(kind.backbone.encode_text(kind.tokens, text), alone)
 
 
+def test_tokens_that_enter_at_a_later_block(kind):
+    """Image prompts that begin at block 1, and tokens inserted into sentences, even one that fills the context."""
+    backbone, text = kind.backbone, kind.text_prompts(n)
+    if image := kind.image_prompts(n):
+        late = [None, *image]
+        alone = torch.cat([backbone.encode_image(x[None], late) for x in kind.images])
+        close(backbone.encode_image(kind.images, late), alone)
+        assert not torch.allclose(alone, backbone.encode_image(kind.images), atol=1e-3)
+    if backbone.text.bind is not None:
+        with pytest.raises(ValueError, match="no tokens can be inserted"):
+            backbone.encode_text(kind.tokens, text, insert=True)
+        return
+    alone = torch.cat([backbone.encode_text(row[None], text, insert=True) for row in kind.tokens])
+    close(backbone.encode_text(kind.tokens, text, insert=True), alone)
+    for other in (backbone.encode_text(kind.tokens), backbone.encode_text(kind.tokens, text)):
+        assert not torch.allclose(alone, other, atol=1e-3)
+
+
+def test_features_read_from_image_prompts(kind):
+    """Beside the features, or refused where the tower has no normalisation of single tokens."""
+    image = [None, *kind.image_prompts(n)]
+
+    def read(tokens):
+        return tokens.mean(dim=1)[:, : kind.backbone.embed_dim]
+
+    if kind.backbone.image.output_norm is None:
+        with pytest.raises(ValueError, match=r"cannot be read from prompts|no token slots"):
+            kind.backbone.encode_image(kind.images, image, read=read)
+        return
+    both = kind.backbone.encode_image(kind.images, image, read=read)
+    close(both[:, 0], kind.backbone.encode_image(kind.images, image))
+    assert both.shape == (len(kind.images), 2, kind.backbone.embed_dim)
+
+
 def test_prompts_shared_or_per_sample(kind):
     image, text = kind.image_prompts(n), kind.text_prompts(n)
     per_image, per_text = kind.image_prompts(len(kind.images), n), kind.text_prompts(len(kind.tokens), n)

@@ -1,5 +1,7 @@
 """The one way for prompts to enter: where they go, what they change, what they leave alone."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from clip_models import RESNET, SENTENCES, VIT, random_state
@@ -70,6 +72,72 @@ def test_text_prompts_against_the_written_out_loop(backbone):
         x = block(x, causal=True)
     features = model.ln_final(x[torch.arange(len(tokens)), end_of_text(tokens)]) @ model.text_projection
     _close(backbone.encode_text(tokens, prompts), features)
+
+
+def _late_image_tokens(visual, images, prompts, share):
+    """Tokens after the last block, the prompts right behind the class token, from block 1 on."""
+    x = visual.transformer.resblocks[0](visual.ln_pre(visual.embed(images)))
+    x = torch.cat([x[:, :1], prompts[1].expand(len(x), N, D), x[:, 1:]], dim=1)
+    x = visual.transformer.resblocks[1](x)
+    mixed = share * prompts[2].expand(len(x), N, D) + (1 - share) * x[:, 1 : 1 + N]
+    return visual.transformer.resblocks[2](torch.cat([x[:, :1], mixed, x[:, 1 + N :]], dim=1))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_image_prompts_from_a_later_block_on_and_features_read_from_them(backbone, share):
+    """Attention does not see where they stand: here behind the patches, there behind the class token."""
+    visual, images, prompts = backbone.model.visual, _images(), _prompts(3, N, D, first=1)
+    x, matrix = _late_image_tokens(visual, images, prompts, share), _draw(D, 32)
+    expected = torch.stack([visual.pool(x), visual.ln_post(x)[:, 1 : 1 + N].mean(dim=1) @ matrix], dim=1)
+    both = backbone.encode_image(images, prompts, share, read=lambda tokens: tokens.mean(dim=1) @ matrix)
+    _close(both, expected)
+    _close(backbone.encode_image(images, prompts, share), expected[:, 0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_text_prompts_inserted_against_the_written_out_loop(backbone, share):
+    model, prompts = backbone.model, _prompts(3, N, D, first=1)
+    tokens = backbone.tokenize([*SENTENCES, "word " * 75])  # the last one fills the context
+    x, end = model.token_embedding(tokens) + model.positional_embedding, end_of_text(tokens)
+    x = model.transformer.resblocks[0](x, causal=True)
+    x = torch.cat([x[:, :1], prompts[1].expand(len(x), N, D), x[:, 1:]], dim=1)
+    assert x.shape[1] == 77 + N
+    x = model.transformer.resblocks[1](x, causal=True)
+    mixed = share * prompts[2].expand(len(x), N, D) + (1 - share) * x[:, 1 : 1 + N]
+    x = model.transformer.resblocks[2](torch.cat([x[:, :1], mixed, x[:, 1 + N :]], dim=1), causal=True)
+    features = model.ln_final(x[torch.arange(len(x)), end + N]) @ model.text_projection
+    _close(backbone.encode_text(tokens, prompts, insert=True, share=share), features)
+    assert torch.equal(backbone.encode_text(tokens, [None], insert=True), backbone.encode_text(tokens))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("blocks", [(0, 1, 2), (2,), (0,)])
+def test_adapters_against_the_written_out_loop(backbone, blocks):
+    """Their input is normalised, what they make is added to the block's output, in the last block too."""
+    model, images, tokens = backbone.model, _images(), backbone.tokenize(SENTENCES)
+    weights = {i: _draw(D, D, seed=i) / 8 for i in blocks}
+    adapters = [None if i not in weights else (lambda x, w=weights[i]: x @ w) for i in range(3)]
+
+    def run(transformer, x, **options):
+        for i, block in enumerate(transformer.resblocks):
+            y = block(x, **options)
+            x = y + block.ln_1(x) @ weights[i] if i in weights else y
+        return x
+
+    x = run(model.transformer, model.token_embedding(tokens) + model.positional_embedding, causal=True)
+    t = model.ln_final(x[torch.arange(len(tokens)), end_of_text(tokens)]) @ model.text_projection
+    z = model.visual.pool(run(model.visual.transformer, model.visual.ln_pre(model.visual.embed(images))))
+    adapted = backbone.with_adapters(image=adapters, text=adapters)
+    _close(adapted.encode_image(images), z)
+    _close(adapted.encode_text(tokens), t)
+    assert not adapted.plain_images
+    only_text = backbone.with_adapters(text=adapters)
+    assert only_text.plain_images
+    assert torch.equal(only_text.encode_image(images), backbone.encode_image(images))
+    with pytest.raises(ValueError, match="no attention blocks of OpenAI's kind"):
+        towers.with_additions(replace(backbone.image, adaptable=False), "adapter", adapters)
 
 
 @torch.no_grad()

@@ -11,29 +11,49 @@ from clip.backbone import Backbone
 Before = Callable[[int, Tensor], Tensor]  # number of a block from 0, its input (N, T, D) -> what it gets instead
 
 
+def unchanged(i: int, x: Tensor) -> Tensor:
+    """Leaves a block its input."""
+    return x
+
+
+def nothing(i: int, normed: Tensor) -> Tensor | float:
+    """Adds nothing to a block's output."""
+    return 0.0
+
+
 def embeddings(backbone: Backbone, sentences: list[str]) -> tuple[Tensor, Tensor]:
     """Embeddings (N, 77, D) and end positions (N,) of whole contexts."""
     tokens = backbone.tokenize(sentences)
     return backbone.model.token_embedding(tokens), tokens.argmax(dim=-1)
 
 
-def text_tokens(backbone: Backbone, x: Tensor, before: Before = lambda i, x: x) -> Tensor:
-    """Embeddings (N, 77, D) -> the normalised tokens (N, T, D) after the last block."""
+def text_tokens(backbone: Backbone, x: Tensor, before: Before = unchanged, beside: Before = nothing) -> Tensor:
+    """Embeddings (N, 77, D) -> the normalised tokens (N, T, D) after the last block.
+
+    `before` changes the input of a block, `beside` makes of its normalised input what is added to its output.
+    """
     model = backbone.model
     x = x + model.positional_embedding
     for i, block in enumerate(model.transformer.resblocks):
-        x = block(before(i, x), causal=True)
+        x = before(i, x)
+        x = block(x, causal=True) + beside(i, block.ln_1(x))
     return model.ln_final(x)
 
 
-def text_features(backbone: Backbone, x: Tensor, end: Tensor, before: Before = lambda i, x: x) -> Tensor:
+def text_features(
+    backbone: Backbone, x: Tensor, end: Tensor, before: Before = unchanged, beside: Before = nothing
+) -> Tensor:
     """Embeddings (N, 77, D), positions (N,) -> normalised features (N, E)."""
-    x = text_tokens(backbone, x, before)[torch.arange(len(end)), end] @ backbone.model.text_projection
+    x = text_tokens(backbone, x, before, beside)[torch.arange(len(end)), end] @ backbone.model.text_projection
     return F.normalize(x, dim=-1)
 
 
 def image_tokens(
-    backbone: Backbone, images: Tensor, appended: Tensor | None = None, before: Before = lambda i, x: x
+    backbone: Backbone,
+    images: Tensor,
+    appended: Tensor | None = None,
+    before: Before = unchanged,
+    beside: Before = nothing,
 ) -> Tensor:
     """Images -> the normalised tokens (N, T, D) after the last block; `appended` (n, D) stand after the patches."""
     visual = backbone.model.visual
@@ -42,15 +62,20 @@ def image_tokens(
         x = torch.cat([x, appended.expand(len(x), -1, -1)], dim=1)
     x = visual.ln_pre(x)
     for i, block in enumerate(visual.transformer.resblocks):
-        x = block(before(i, x))
+        x = before(i, x)
+        x = block(x) + beside(i, block.ln_1(x))
     return visual.ln_post(x)
 
 
 def image_features(
-    backbone: Backbone, images: Tensor, appended: Tensor | None = None, before: Before = lambda i, x: x
+    backbone: Backbone,
+    images: Tensor,
+    appended: Tensor | None = None,
+    before: Before = unchanged,
+    beside: Before = nothing,
 ) -> Tensor:
     """Images -> normalised features (N, E)."""
-    tokens = image_tokens(backbone, images, appended, before)
+    tokens = image_tokens(backbone, images, appended, before, beside)
     return F.normalize(tokens[:, 0] @ backbone.model.visual.proj, dim=-1)
 
 
