@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import cache, cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -136,12 +137,12 @@ class FeatureCache:
         logger.info("Image features of the frozen tower are read from %s", self.path)
         return torch.from_numpy(array)
 
-    def encode(self, backbone: Backbone, images: Tensor, prompts: Prompts = ()) -> Tensor:
+    def encode(self, backbone: Backbone, images: Tensor, prompts: Prompts = (), **options: Any) -> Tensor:
         """What `backbone.encode_image` gives; from the cache, or noted for it, where these are images as they are."""
         if not isinstance(images, BatchImages):
-            return backbone.encode_image(images, prompts)
+            return backbone.encode_image(images, prompts, **options)
         if prompts or images.handled:
-            return backbone.encode_image(images.load(), prompts)
+            return backbone.encode_image(images.load(), prompts, **options)
         if self.known is not None:
             return self.known[images.rows].to(backbone.device)
         features = backbone.encode_image(images.load())

@@ -280,7 +280,7 @@ class Backbone(nn.Module):
         return self.text.lookup(tokens)
 
     def encode_image(
-        self, images: Tensor, prompts: Prompts = (), share: float = 1.0, read: Read | None = None
+        self, images: Tensor, prompts: Prompts = (), *, share: float = 1.0, read: Read | None = None
     ) -> Tensor:
         """Images (N, 3, H, W) -> float32 features (N, E), not normalised, with `read` (N, 2, E).
 
@@ -288,14 +288,14 @@ class Backbone(nn.Module):
         """
         return to_float32(self.run_image(self.image, images, prompts, share=share, read=read))
 
-    def encode_text(self, tokens: Tensor, prompts: Prompts = (), insert: bool = False, share: float = 1.0) -> Tensor:
+    def encode_text(self, tokens: Tensor, prompts: Prompts = (), *, insert: bool = False, share: float = 1.0) -> Tensor:
         """Token ids (N, L) -> float32 features (N, E), not normalised, on the longest real length of the list."""
         end = self.end_of_text(tokens)
         embeddings = self.token_embedding(tokens[:, : int(end.max()) + 1])
-        return self.encode_embeddings(embeddings, end, prompts, insert, share)
+        return self.encode_embeddings(embeddings, end, prompts, insert=insert, share=share)
 
     def encode_embeddings(
-        self, embeddings: Tensor, end: Tensor, prompts: Prompts = (), insert: bool = False, share: float = 1.0
+        self, embeddings: Tensor, end: Tensor, prompts: Prompts = (), *, insert: bool = False, share: float = 1.0
     ) -> Tensor:
         """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> float32 features (N, E), not normalised.
 

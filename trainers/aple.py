@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from adaptation.method import Method, percent_correct
+from adaptation.method import Method
 from adaptation.prompts import Context, random_vectors, slot_width
 from adaptation.templates import template_of
 from adaptation.trainer import MethodTrainer
@@ -112,15 +112,13 @@ class APLeMethod(Method):
         prompts = [self.image_prompt, *self.image_prompts]
         return self.backbone.encode_image(self.filtered(images), prompts)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy with the labels, and weighted with the zero-shot distribution of the unfiltered images."""
-        logits = self.logits(self.image_features(images), self.text_features())
-        loss = F.cross_entropy(logits, labels)
-        if self.zero_shot_weight:
-            with torch.no_grad():
-                zero_shot = F.softmax(self.logits(self.backbone.encode_image(images), self.frozen), dim=-1)
-            loss = loss + self.zero_shot_weight * F.cross_entropy(logits, zero_shot)
-        return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
+    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
+        """The weighted cross-entropy with the zero-shot distribution of the unfiltered images."""
+        if not self.zero_shot_weight:
+            return 0.0
+        with torch.no_grad():
+            zero_shot = F.softmax(self.logits(self.backbone.encode_image(images), self.frozen), dim=-1)
+        return self.zero_shot_weight * F.cross_entropy(logits, zero_shot)
 
 
 @TRAINER_REGISTRY.register()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
-from adaptation.method import CONTEXT_NAMES, Method, percent_correct
+from adaptation.method import CONTEXT_NAMES, Method
 from adaptation.prompts import PLACEHOLDER, ContextInit, context_from_words, prompt_name, random_vectors
 from adaptation.templates import template_of
 from adaptation.trainer import MethodTrainer
@@ -115,13 +115,9 @@ class TCPMethod(ContextMethod):
         prompts = [None] * self.layer + [self.class_tokens()]
         return self.backbone.encode_embeddings(self.context(), self.context.end, prompts)
 
-    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy plus the weighted mean of one minus the cosine to the frozen features."""
-        t = self.text_features()
-        logits = self.logits(self.image_features(images), t)
-        distance = 1 - F.cosine_similarity(t, self.frozen, dim=-1).mean()
-        loss = F.cross_entropy(logits, labels) + self.weight * distance
-        return loss, {"loss": loss, "acc": percent_correct(logits, labels)}
+    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+        """The weighted mean of one minus the cosine to the frozen features."""
+        return self.weight * (1 - F.cosine_similarity(t, self.frozen, dim=-1).mean())
 
 
 @TRAINER_REGISTRY.register()

@@ -90,9 +90,9 @@ def test_image_prompts_from_a_later_block_on_and_features_read_from_them(backbon
     visual, images, prompts = backbone.model.visual, _images(), _prompts(3, N, D, first=1)
     x, matrix = _late_image_tokens(visual, images, prompts, share), _draw(D, 32)
     expected = torch.stack([visual.pool(x), visual.ln_post(x)[:, 1 : 1 + N].mean(dim=1) @ matrix], dim=1)
-    both = backbone.encode_image(images, prompts, share, read=lambda tokens: tokens.mean(dim=1) @ matrix)
+    both = backbone.encode_image(images, prompts, share=share, read=lambda tokens: tokens.mean(dim=1) @ matrix)
     _close(both, expected)
-    _close(backbone.encode_image(images, prompts, share), expected[:, 0])
+    _close(backbone.encode_image(images, prompts, share=share), expected[:, 0])
 
 
 @torch.no_grad()
