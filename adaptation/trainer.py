@@ -125,6 +125,7 @@ class MethodTrainer(TrainerX):
     Class attributes:
         CONFIG: the method's keys with their defaults, `PREC` among them, as one node by its name under `TRAINER`.
         checkpoint_dir: the directory name of its checkpoints.
+        most_views: how many views of an image a step can take (DATALOADER.K_TRANSFORMS).
         lr_per_step: whether the learning rate moves on after each batch rather than each epoch.
         supports_stacking: whether its steps may be computed together with those of other seeds
             (`adaptation.stacking`): a trainer whose loss depends on more than parameters, images and labels, or that
@@ -136,6 +137,7 @@ class MethodTrainer(TrainerX):
     model: Method
     CONFIG: dict[str, CfgNode] = {}
     checkpoint_dir = "prompt_learner"
+    most_views = 1
     lr_per_step = False
     supports_stacking = True
     config_node = ""  # the name of that node
@@ -165,10 +167,10 @@ class MethodTrainer(TrainerX):
         check_dept(cfg, self.CONFIG)
         if cfg.OPTIM.MAX_EPOCH < 1:
             raise ValueError(f"OPTIM.MAX_EPOCH is {cfg.OPTIM.MAX_EPOCH}, but must be at least 1")
-        if cfg.INPUT.NO_TRANSFORM or cfg.DATALOADER.K_TRANSFORMS != 1:
+        if cfg.INPUT.NO_TRANSFORM or not 1 <= cfg.DATALOADER.K_TRANSFORMS <= self.most_views:
             raise ValueError(
-                f"{cfg.TRAINER.NAME} takes one transformed view of an image: leave INPUT.NO_TRANSFORM "
-                f"({cfg.INPUT.NO_TRANSFORM}) at False and DATALOADER.K_TRANSFORMS ({cfg.DATALOADER.K_TRANSFORMS}) at 1"
+                f"{cfg.TRAINER.NAME} takes {self.most_views} transformed view(s) of an image: leave INPUT.NO_TRANSFORM "
+                f"({cfg.INPUT.NO_TRANSFORM}) at False, DATALOADER.K_TRANSFORMS ({cfg.DATALOADER.K_TRANSFORMS}) at that"
             )
         if cfg.TEST.FINAL_MODEL not in FINAL_MODELS:
             raise ValueError(f"TEST.FINAL_MODEL is {cfg.TEST.FINAL_MODEL!r}, but must be one of {FINAL_MODELS}")

@@ -1,6 +1,7 @@
 """Batches go through the towers in parts where memory is short: the same features and gradients from less memory."""
 
 import logging
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,11 +11,13 @@ from small_methods import BASE, batch, draw, small_vit
 
 from adaptation import stacking
 from adaptation.stacking import ConstantsEqual, RunBatcher, stacked_losses
+from adaptation.templates import DEFAULT
 from clip import chunking, precision, towers
 from clip.chunking import ChunkedEncoder, counted_activations, select_rows
 from clip.precision import CPU, Precision, free_memory
 from trainers.apex import APEXMethod
 from trainers.cocoop import CoCoOpMethod
+from trainers.mmrl import MMRLMethod
 
 GIB = 2**30
 CLASSES = [*BASE, "oak", "elm"]
@@ -36,7 +39,10 @@ def step(backbone, kind=APEXMethod, **arguments):
     return loss, torch.autograd.grad(loss, [p for p in method.parameters() if p.requires_grad]), size
 
 
-@pytest.mark.parametrize("kind", [APEXMethod, CoCoOpMethod])
+INSERTING = partial(MMRLMethod, template=DEFAULT, n=2, width=8, layers=(2, 3), share=0.5)
+
+
+@pytest.mark.parametrize("kind", [APEXMethod, CoCoOpMethod, INSERTING], ids=["APEX", "CoCoOp", "MMRL"])
 def test_parts_give_the_same_step_from_less_memory(backbone, kind, caplog):
     short, ample = backbone.with_memory_limit(50_000), backbone.with_memory_limit(GIB)
     loss, gradients, size = step(ample, kind)
