@@ -5,9 +5,11 @@ Roy, Etemad, "Consistency-guided Prompt Learning for Vision-Language Models", IC
 Shape legend: B images, C classes, S sentences of all classes, E embedding width, n context or prompt tokens.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -77,7 +79,7 @@ class CoPromptMethod(MaPLeMethod):
     Args:
         backbone: the frozen CLIP.
         classnames: the classes.
-        sentences: of each class, by its name; only training needs them.
+        sentences: gives those of each class, by its name; called when training begins.
         n: context tokens, and prompt tokens per block. depth: prompted blocks. init: the words of the context.
         weight: of the distances.
         image_share: of the adapter in image features. text_share: likewise.
@@ -95,7 +97,7 @@ class CoPromptMethod(MaPLeMethod):
         self,
         backbone: Backbone,
         classnames: list[str],
-        sentences: Mapping[str, Sequence[str]],
+        sentences: Callable[[], Mapping[str, Sequence[str]]],
         n: int = 2,
         depth: int = 9,
         init: str = "a photo of a",
@@ -107,7 +109,7 @@ class CoPromptMethod(MaPLeMethod):
         for key, value in (("M_IMAGE", image_share), ("M_TEXT", text_share)):
             if not 0 <= value <= 1:
                 raise ValueError(f"TRAINER.COPROMPT.{key} is {value}, but must lie in [0, 1]")
-        self.sentences, self.weight = sentences, weight
+        self.sentences, self.weight, self.digest = sentences, weight, ""
         self.image_adapter = FeatureAdapter(backbone.embed_dim, image_share)
         self.text_adapter = FeatureAdapter(backbone.embed_dim, text_share)
         for name in ("described", "first", "counts"):
@@ -122,17 +124,22 @@ class CoPromptMethod(MaPLeMethod):
         Raises:
             ValueError: classes have no sentences.
         """
-        names = [prompt_name(name) for name in self.classnames]
-        if missing := [name for name in names if not self.sentences.get(name)]:
+        names, given = [prompt_name(name) for name in self.classnames], self.sentences()
+        if missing := [name for name in names if not given.get(name)]:
             raise ValueError(
                 f"TRAINER.COPROMPT.SENTENCES has no sentences of {len(missing)} classes ({', '.join(missing[:5])}): "
                 "they cannot be trained"
             )
-        texts = [self.sentences[name] for name in names]
+        texts = [list(given[name]) for name in names]
+        self.digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
         each = [self.backbone.encode_text(self.backbone.tokenize(own)) for own in texts]
         self.described = torch.cat(each)
         self.counts = torch.tensor([len(own) for own in texts], device=self.chosen.device)
         self.first = self.counts.cumsum(0) - self.counts
+
+    def report(self) -> dict:
+        """A hash of the sentences of a training."""
+        return {"coprompt": {"sentences_digest": self.digest}} if self.digest else {}
 
     def choose_sentences(self, seed: int, *keys: str | int) -> None:
         """Choose each class's sentence from now on: a function of (seed, keys)."""
@@ -183,14 +190,16 @@ class CoPrompt(MethodTrainer):
     def build_method(self, backbone: Backbone, classnames: list[str]) -> Method:
         """CoPrompt as the keys say."""
         keys = self.settings
-        if keys.SENTENCES:
-            sentences = read_sentences(keys.SENTENCES, self.cfg.DATASET.NAME)
-        else:
-            logger.warning("TRAINER.COPROMPT.SENTENCES is empty: a class has the data set's own sentence alone")
-            own = fill(template_of(self.dm.dataset), classnames)
-            sentences = {prompt_name(name): [one] for name, one in zip(classnames, own, strict=True)}
         sizes = (keys.N_CTX, keys.PROMPT_DEPTH, keys.CTX_INIT, keys.W, keys.M_IMAGE, keys.M_TEXT)
-        return CoPromptMethod(backbone, classnames, sentences, *sizes)
+        return CoPromptMethod(backbone, classnames, partial(self.sentences, classnames), *sizes)
+
+    def sentences(self, classnames: list[str]) -> Mapping[str, Sequence[str]]:
+        """The sentences of each class, by its name: from the file, else the data set's own."""
+        if self.settings.SENTENCES:
+            return read_sentences(self.settings.SENTENCES, self.cfg.DATASET.NAME)
+        logger.warning("TRAINER.COPROMPT.SENTENCES is empty: a class has the data set's own sentence alone")
+        own = fill(template_of(self.dm.dataset), classnames)
+        return {prompt_name(name): [one] for name, one in zip(classnames, own, strict=True)}
 
     def parse_batch_train(self, batch) -> tuple[Tensor, Tensor]:
         """Images (B, 2, 3, H, W), or (B, 3, H, W) where there is one view, and labels (B,) on the device."""

@@ -1,5 +1,6 @@
 """CoPrompt against its equations written out: features, loss on two views, steps; sentences, names, sizes, refusals."""
 
+import hashlib
 import json
 
 import pytest
@@ -58,7 +59,7 @@ def features(backbone, values, images, classnames):
 
 def test_forward(backbone):
     torch.manual_seed(0)
-    method, images = CoPromptMethod(backbone, BASE, {}, depth=3).eval(), draw(backbone)
+    method, images = CoPromptMethod(backbone, BASE, dict, depth=3).eval(), draw(backbone)
     z, t = features(backbone, written_out.learned(method), images, BASE)
     torch.testing.assert_close(method(images), backbone.logit_scale * z @ t.T, rtol=1e-4, atol=1e-4)
 
@@ -95,6 +96,9 @@ def test_steps(backbone, tmp_path):
         sgd.step(values, gradients)
     trainer.train()
     assert seen[0] != seen[1]
+    texts = [SENTENCES[name.replace("_", " ")] for name in BASE]
+    digest = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    assert trainer.model.report() == {"coprompt": {"sentences_digest": digest}}
     assert [row["loss"] for row in trainer.rows] == pytest.approx(losses, rel=1e-5)
     for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(value, values[name].detach(), rtol=1e-4, atol=1e-6)
@@ -102,7 +106,7 @@ def test_steps(backbone, tmp_path):
 
 
 def test_sentences_are_chosen_by_a_stream_of_their_own(backbone):
-    method = CoPromptMethod(backbone, BASE, SENTENCES)
+    method = CoPromptMethod(backbone, BASE, lambda: SENTENCES).train()
     state, drawn = torch.get_rng_state(), set()
     for step in range(40):
         method.choose_sentences(1, 0, step)
@@ -123,20 +127,21 @@ def test_one_view_and_no_file(backbone, tmp_path, caplog):
     trainer = make_trainer(
         trainer_config("CoPrompt", {"MAX_EPOCH": 1}, {"PREC": "fp32"}, tmp_path), backbone, BASE, batches
     )
-    assert "SENTENCES is empty" in caplog.text
+    assert "SENTENCES" not in caplog.text  # evaluation needs none
     trainer.train()
+    assert "SENTENCES is empty" in caplog.text
     frozen = torch.nn.functional.normalize(trainer.model.described, dim=-1)
     torch.testing.assert_close(frozen, written_out.sentence_features(backbone, "a photo of a {}.", BASE))
 
 
 @pytest.mark.parametrize(("n", "depth", "count"), [(2, 9, 3_817_216), (4, 12, 5_014_528)])
 def test_numbers_learned(n, depth, count):
-    assert count_learned(CoPromptMethod(vit_b16(), BASE, {}, n, depth)) == count
+    assert count_learned(CoPromptMethod(vit_b16(), BASE, dict, n, depth)) == count
 
 
 def test_state_serves_other_classes_which_need_no_sentences(backbone):
     torch.manual_seed(1)
-    trained, other = (CoPromptMethod(backbone, names, SENTENCES, depth=3) for names in (BASE, NEW))
+    trained, other = (CoPromptMethod(backbone, names, lambda: SENTENCES, depth=3) for names in (BASE, NEW))
     other.load_state_dict(trained.state_dict())
     z, t = features(backbone, written_out.learned(trained), draw(backbone, seed=1), NEW)
     torch.testing.assert_close(evaluate(other), (backbone.logit_scale * z @ t.T).detach(), rtol=1e-4, atol=1e-4)
@@ -157,9 +162,9 @@ def test_files_of_sentences(tmp_path):
 
 def test_refusals(backbone, tmp_path):
     with pytest.raises(ValueError, match="M_TEXT is 2"):
-        CoPromptMethod(backbone, BASE, {}, text_share=2)
+        CoPromptMethod(backbone, BASE, dict, text_share=2)
     with pytest.raises(ValueError, match=r"is a ResNet.* ViT"):
-        CoPromptMethod(openai_backbone("small ResNet", random_state(RESNET)), BASE, {})
+        CoPromptMethod(openai_backbone("small ResNet", random_state(RESNET)), BASE, dict)
     for name, views in (("CoPrompt", 3), ("MaPLe", 2)):
         cfg = trainer_config(name, {}, {"PREC": "fp32"}, tmp_path)
         cfg.DATALOADER.K_TRANSFORMS = views
