@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -152,11 +152,12 @@ class FeatureCache:
     def wrap(self, backbone: Backbone) -> Backbone:
         """The backbone with `encode` in the place of its `encode_image`."""
         other = copy(backbone)
-        other.encode_image = partial(self.encode, backbone)
+        other.encode_image = partial(self.encode, backbone)  # type: ignore[method-assign]  # of this copy alone
         return other
 
     def batches(self, loader: DataLoader) -> Iterator[dict]:
         """The batches of a loader, whose images are read only if somebody looks at those of the first batch."""
+        assert loader.batch_sampler is not None, "the engine's loaders make batches"
         rows = list(loader.batch_sampler)
         for number, batch in enumerate(unread_batches(loader, rows)):
             yield batch
@@ -204,7 +205,13 @@ def cached_batches(cfg: CfgNode, loader: DataLoader, model: Method, precision: P
     data, shown = loader.dataset, repr(getattr(loader.dataset, "transform", None))
     usual = type(data) is DatasetWrapper and data.clock is None and " at 0x" not in shown
     backbone = model.backbone
-    if not (cfg.TEST.CACHE_FEATURES and usual and backbone.plain_images and backbone.digest):
+    if not (
+        isinstance(data, DatasetWrapper)
+        and cfg.TEST.CACHE_FEATURES
+        and usual
+        and backbone.plain_images
+        and backbone.digest
+    ):
         yield from loader
         return
     locate = partial(cache_file, cfg, loader, backbone, precision, shown)
@@ -225,7 +232,7 @@ def cache_file(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precision: 
         "precision": [precision.name, tf32_state()],
         "backbone": backbone.identity(),
         "transform": [transform, to_dict(cfg.INPUT), loader.batch_size],
-        "images": content_hash([item.impath for item in loader.dataset.data_source]),
+        "images": content_hash([item.impath for item in cast(DatasetWrapper, loader.dataset).data_source]),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
     return folder() / f"{digest[:32]}.features"
@@ -234,7 +241,7 @@ def cache_file(cfg: CfgNode, loader: DataLoader, backbone: Backbone, precision: 
 @cache
 def _code() -> str:
     """A hash of the code that reads images and encodes them."""
-    sources = [path for package in (clip, dassl.data) for path in Path(package.__file__).parent.rglob("*.py")]
+    sources = [path for package in (clip, dassl.data) for path in Path(package.__path__[0]).rglob("*.py")]
     sources.append(Path(dassl.utils.images.__file__))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()
 
@@ -246,7 +253,7 @@ def unread_batches(loader: DataLoader, batches: Sequence[list[int]]) -> Iterator
         return loader.collate_fn([loader.dataset[row] for row in rows])["img"]
 
     for rows in batches:
-        items = [loader.dataset.data_source[row] for row in rows]
+        items = [cast(DatasetWrapper, loader.dataset).data_source[row] for row in rows]
         yield {
             "img": BatchImages.of(torch.tensor(rows), partial(read, rows)),
             "label": torch.tensor([item.label for item in items]),

@@ -33,8 +33,8 @@ def patterns(table: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     """A table of names in checkpoints in its former shape: pattern and replacement of each name."""
     rows = []
     for own, official in table.items():
-        numbers = iter(range(1, 1 + official.count("*")))
-        replacement = re.sub(r"\*", lambda _, numbers=numbers: rf"\{next(numbers)}", official)
+        first, *rest = official.split("*")
+        replacement = first + "".join(rf"\{number}{piece}" for number, piece in enumerate(rest, 1))
         rows.append((re.escape(own).replace(r"\*", r"(\w+)"), replacement))
     return tuple(rows)
 
@@ -51,7 +51,7 @@ class FormerModule(Loader):
         now = import_module(MODULES[module.__name__])
         warn(f"the module {module.__name__}", now.__name__)
         own = {name: value for name, value in vars(now).items() if not name.startswith("__")}
-        names = {name: patterns(table) for name, table in own.items() if name.endswith("_PROMPT_NAMES")}
+        names: dict[str, Any] = {name: patterns(table) for name, table in own.items() if name.endswith("_PROMPT_NAMES")}
         if "CONTEXT_NAMES" in own:
             names |= {"CONTEXT_NAMES": patterns(own["CONTEXT_NAMES"]), "Names": tuple[tuple[str, str], ...]}
         spoken = {"spoken": own["prompt_name"]} if "prompt_name" in own else {}

@@ -151,7 +151,7 @@ class Method(nn.Module):
         """The name in checkpoints of an own parameter or buffer."""
         return translated(own, self.checkpoint_names) or own
 
-    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:  # type: ignore[override]  # any arguments of PyTorch's
         """Everything learned, under its official name (arguments as in PyTorch)."""
         return {self.official_name(name): value for name, value in super().state_dict(*args, **kwargs).items()}
 
@@ -169,17 +169,19 @@ class Method(nn.Module):
         own = self.state_dict()
         state = {key.removeprefix("module."): value for key, value in state.items()}
         of_part = Counter(key.partition(".")[2] for key in own)
-        found = {}
+        found: dict[str, Tensor] = {}
         for key in own:
             in_part = key.partition(".")[2]
-            found[key] = state.get(key, state.get(in_part) if of_part[in_part] == 1 else None)
-        missing = [key for key, value in found.items() if value is None]
+            given = state.get(key, state.get(in_part) if of_part[in_part] == 1 else None)
+            if given is not None:
+                found[key] = given
+        missing = [key for key in own if key not in found]
         learned = {official: own for own, official in self.checkpoint_names.items()}
         extra = [key for key in state if key not in own and translated(key, learned)]
         shapes = [
             f"{key} {tuple(found[key].shape)} instead of {tuple(value.shape)}"
             for key, value in own.items()
-            if found[key] is not None and found[key].shape != value.shape
+            if key in found and found[key].shape != value.shape
         ]
         problems = {"missing": missing, "of another shape": shapes, "without a place here": extra}
         if any(problems.values()):

@@ -23,6 +23,7 @@ from greenlet import getcurrent, greenlet
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
+from adaptation.method import Method
 from adaptation.trainer import MethodTrainer, backward_parts
 from clip.chunking import SHARE, counted_activations, format_bytes, unchunked
 from dassl.utils import RUNS_IN_PROCESS
@@ -115,7 +116,7 @@ class RunBatcher:
     def _tried(compute: Callable[[], list[StepOutput]], count: int) -> list[StepOutput | Exception]:
         """What is computed for so many runs, or for each of them the exception."""
         try:
-            return compute()
+            return [*compute()]
         except Exception as error:  # belongs to these runs, not to the others
             return [error] * count
 
@@ -140,7 +141,7 @@ class ConstantsEqual:
 class _Loss(nn.Module):
     """A method's loss as a module's forward, which is what `functional_call` takes."""
 
-    def __init__(self, method: nn.Module):
+    def __init__(self, method: Method):
         super().__init__()
         self.method = method
 
@@ -210,11 +211,11 @@ def _steps_go_to(scheduler: greenlet) -> Iterator[None]:
         trainer.detect_anomaly(loss)
         return summary
 
-    MethodTrainer.compute_gradients = compute_gradients
+    MethodTrainer.compute_gradients = compute_gradients  # type: ignore[method-assign, assignment]  # for the time of the runs
     try:
         yield
     finally:
-        MethodTrainer.compute_gradients = alone
+        MethodTrainer.compute_gradients = alone  # type: ignore[method-assign]  # as it was
 
 
 class _Run:
@@ -242,9 +243,9 @@ def compute_steps(waiting: dict[int, StepInput], batcher: RunBatcher) -> dict[in
     """Losses and gradients of all waiting steps, runs of equal shapes together; or the exception that they raised."""
     groups: dict[Hashable, list[int]] = {}
     for index, (trainer, images, labels) in waiting.items():
-        key = (type(trainer), images.shape, labels.shape, tuple(trainer.model.classnames))
-        groups.setdefault(key, []).append(index)
-    outputs = {}
+        kind = (type(trainer), images.shape, labels.shape, tuple(trainer.model.classnames))
+        groups.setdefault(kind, []).append(index)
+    outputs: dict[int, StepOutput | Exception] = {}
     for key, group in groups.items():
         outputs.update(zip(group, batcher.outputs(key, [waiting[index] for index in group]), strict=True))
     return outputs

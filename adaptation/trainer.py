@@ -229,9 +229,11 @@ class MethodTrainer(TrainerX):
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
             self._start_from(self.cfg.MODEL.INIT_WEIGHTS)
-        self.optim, self.sched = self.build_optim(trainable) if trainable else (None, None)
+        optim, self.sched = self.build_optim(trainable) if trainable else (None, None)
+        if optim is not None:
+            self.optim = optim
         if self.model.state_dict():
-            self.register_model(self.checkpoint_dir, self.model, self.optim, self.sched)
+            self.register_model(self.checkpoint_dir, self.model, optim, self.sched)
 
     def _start_from(self, path: str) -> None:
         """Load the learned state of a checkpoint, or of a plain state dict, to train on from there."""
@@ -275,7 +277,7 @@ class MethodTrainer(TrainerX):
                 "names that differ, or set DATASET.ALLOW_SAME_NAMES True to run all the same"
             )
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # without arguments, as in Dassl
         """Train and test; a method that learns nothing is only tested."""
         if self._models:
             super().train()

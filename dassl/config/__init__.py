@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import IO, Any
 
 import yaml
@@ -304,8 +304,9 @@ def _typed(value: object, default: object, key: str, source: str) -> object:
         return type(default)()
     if isinstance(value, float) and math.isnan(value):
         raise ValueError(f"{source}: {key} is NaN")
-    whole = type(value) is int and isinstance(default, float) and abs(value) <= sys.float_info.max
-    return float(value) if whole else value
+    if type(value) is int and isinstance(default, float) and abs(value) <= sys.float_info.max:
+        return float(value)
+    return value
 
 
 def _is_foreign(key: str) -> bool:
@@ -317,7 +318,7 @@ def _is_foreign(key: str) -> bool:
     return top == "TRAINER" and "." in rest and not any(rest.split(".")[0] in nodes for nodes in declared)
 
 
-def _merge(merge: object, what: object, source: str) -> None:
+def _merge(merge: Callable[[Any], None], what: Any, source: str) -> None:
     """Call a merge of YACS and let its error name the source."""
     try:
         merge(what)

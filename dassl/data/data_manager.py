@@ -110,7 +110,7 @@ class DatasetWrapper(Dataset):
         """Return the entries ``img``, ``img2``... for a Pillow image."""
         if transform is None:
             return {"img": image}
-        if isinstance(transform, list | tuple):
+        if not callable(transform):
             names = ["img", *(f"img{number}" for number in range(2, len(transform) + 1))]
             return {name: self._repeated(one, image) for name, one in zip(names, transform, strict=True)}
         return {"img": self._repeated(transform, image)}
@@ -145,7 +145,7 @@ def build_data_loader(
     if not data_source:
         raise ValueError(f"DATASET.NAME {cfg.DATASET.NAME}: there is nothing to load")
     sampler = build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins, random_streams)
-    dataset = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
+    dataset: Any = (dataset_wrapper or DatasetWrapper)(cfg, data_source, transform=tfm, is_train=is_train)
     if hasattr(sampler, "clock"):
         dataset.clock = sampler.clock
     workers, generator = cfg.DATALOADER.NUM_WORKERS, None

@@ -59,14 +59,14 @@ class RandomDomainSampler(GroupSampler):
     """
 
     def __init__(self, data_source: Sequence[Datum], batch_size: int, n_domain: int | None = None) -> None:
-        self.n_domain = n_domain
+        self.n_domain = n_domain or 0
         super().__init__(data_source, batch_size)
 
     def prepare(self) -> None:
         """Group by domain."""
         self.domain_dict = self._grouped("domain")
         self.domains = list(self.domain_dict)
-        self.n_domain = self.n_domain if self.n_domain and self.n_domain > 0 else len(self.domains)
+        self.n_domain = self.n_domain if self.n_domain > 0 else len(self.domains)
         if self.batch_size % self.n_domain or self.n_domain > len(self.domains):
             raise ValueError(
                 f"batches of {self.batch_size} cannot be divided among {self.n_domain} of {len(self.domains)} domains "

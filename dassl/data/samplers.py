@@ -5,7 +5,7 @@ they depend on the number of workers and on everything that drew before.  ``"key
 sample).  A trainer says which of the two it wants, ``DATALOADER.RANDOM_STREAMS`` may say otherwise.
 """
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -108,7 +108,7 @@ def set_stream(loader: DataLoader | None, stream: str) -> None:
 def build_sampler(
     sampler_type: str,
     cfg: CfgNode | None = None,
-    data_source: Sized | None = None,
+    data_source: Sequence[Any] | None = None,
     batch_size: int = 32,
     n_domain: int = 0,
     n_ins: int = 16,
@@ -130,14 +130,16 @@ def build_sampler(
         ValueError: an unknown sampler, or batches that cannot be composed.
     """
     check_availability(sampler_type, SAMPLERS, "sampler")
+    assert data_source is not None, "there is nothing to sample from"
     if sampler_type == "SequentialSampler":
         return SequentialSampler(data_source)
-    keyed = cfg is not None and keyed_streams(cfg, random_streams) and cfg.SEED >= 0
-    clock = EpochClock(cfg.SEED) if keyed else None
+    clock = None
+    if cfg is not None and keyed_streams(cfg, random_streams) and cfg.SEED >= 0:
+        clock = EpochClock(cfg.SEED)
     if sampler_type in GROUP_SAMPLERS:
         from dassl.data.domain_samplers import build_group_sampler
 
         return build_group_sampler(sampler_type, data_source, batch_size, n_domain, n_ins, clock)
-    return EpochRandomSampler(data_source, clock) if keyed else RandomSampler(data_source)
+    return RandomSampler(data_source) if clock is None else EpochRandomSampler(data_source, clock)
 
 __getattr__ = names_from(__name__, dict.fromkeys(GROUP_SAMPLERS, "dassl.data.domain_samplers"))

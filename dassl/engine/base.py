@@ -51,6 +51,7 @@ class TrainerBase:
         if "_models" not in self.__dict__:
             raise AttributeError("cannot register a model before super().__init__() was called")
         assert name not in self._models, f"Found duplicate model names: {name}"
+        assert model is not None, f"there is no model to register as {name}"
         self._models[name] = model
         self._optims[name] = optim
         self._scheds[name] = sched
@@ -140,17 +141,20 @@ class TrainerBase:
     def _common_checkpoints(self, directory: str) -> dict[str, dict[str, Any]]:
         """Return the sound checkpoints of the last epoch of which every model has one; none if a model has none."""
         each = {name: self._own_checkpoints(directory, name) for name in self.get_model_names()}
-        found = {name: next(checkpoints, None) for name, checkpoints in each.items()}
-        if not found or None in found.values():
+        first = {name: next(checkpoints, None) for name, checkpoints in each.items()}
+        found = {name: checkpoint for name, checkpoint in first.items() if checkpoint is not None}
+        if not found or len(found) < len(first):
             return {}
         while True:
             epochs = {name: int(checkpoint["epoch"]) for name, checkpoint in found.items()}
             later = [name for name, epoch in epochs.items() if epoch > min(epochs.values())]
             if not later:
                 return found
-            found |= {name: next(each[name], None) for name in later}
-            if None in found.values():
-                raise ValueError(f"{directory}: the last checkpoints are of different epochs: {epochs}")
+            for name in later:
+                earlier = next(each[name], None)
+                if earlier is None:
+                    raise ValueError(f"{directory}: the last checkpoints are of different epochs: {epochs}")
+                found[name] = earlier
 
     def _own_checkpoints(self, directory: str, name: str) -> Iterator[dict[str, Any]]:
         """Yield the sound checkpoints of a model, the last one first."""
@@ -196,14 +200,14 @@ class TrainerBase:
     def update_lr(self, names: str | list[str] | None = None) -> None:
         """Step the schedulers: the next epoch's learning rate is in force from here on."""
         for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
+            if (sched := self._scheds[name]) is not None:
+                sched.step()
 
     def get_current_lr(self, names: str | list[str] | None = None) -> float:
         """Return the learning rate of the first optimiser among ``names``; 0 if there is none."""
         for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                return self._optims[name].param_groups[0]["lr"]
+            if (optim := self._optims[name]) is not None:
+                return optim.param_groups[0]["lr"]
         return 0.0
 
     def detect_anomaly(self, loss: Tensor, name: str = "loss") -> None:
@@ -260,7 +264,7 @@ class TrainerBase:
 
     def _named_optims(self, names: str | list[str] | None) -> list[Optimizer]:
         """Return the optimisers of the named models, of all without names."""
-        return [self._optims[name] for name in self.get_model_names(names) if self._optims[name] is not None]
+        return [optim for name in self.get_model_names(names) if (optim := self._optims[name]) is not None]
 
     # TensorBoard
 

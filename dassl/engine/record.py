@@ -20,7 +20,7 @@ from yacs.config import CfgNode
 
 import dassl
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.datasets import Datum
 from dassl.data.evidence import images_hash
 from dassl.data.samplers import keyed_streams
 from dassl.engine.build import TRAINER_REGISTRY
@@ -209,7 +209,7 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
     def evaluated() -> Any:
         return (trainer.val_loader if split == "val" else trainer.test_loader).dataset
 
-    def data() -> DatasetBase:
+    def data() -> Any:
         return trainer.dm.dataset
 
     def trained() -> dict[int, Any]:

@@ -12,10 +12,12 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -77,6 +79,8 @@ class SimpleTrainer(TrainerBase):
     code_version = 2
     learns = True
     model: nn.Module
+    optim: Optimizer
+    sched: LRScheduler | None
 
     @classmethod
     def class_transfer(cls, cfg: CfgNode) -> ClassTransfer:
@@ -113,7 +117,7 @@ class SimpleTrainer(TrainerBase):
     def build_data_loader(self) -> None:
         """Make the data manager and take its loaders."""
         self.dm = DataManager(self.cfg, random_streams=self.random_streams)
-        self.train_loader_x: DataLoader = self.dm.train_loader_x
+        self.train_loader_x = cast(DataLoader, self.dm.train_loader_x)  # no data set is without training data
         self.train_loader_u: DataLoader | None = self.dm.train_loader_u
         self.val_loader: DataLoader | None = self.dm.val_loader
         self.test_loader: DataLoader | None = self.dm.test_loader
@@ -154,7 +158,7 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = progress.get("train_seconds", self.train_seconds)
         self.best_result = progress.get("best_result", self.best_result)
 
-    def train(self) -> None:
+    def train(self) -> None:  # type: ignore[override]  # without arguments, as in Dassl
         """Train for ``OPTIM.MAX_EPOCH`` epochs, less those that an interrupted run has completed."""
         super().train(self.start_epoch, self.max_epoch)
 
@@ -342,11 +346,15 @@ class TrainerXU(TrainerX):
         """Train on a pair of batches; return what to report."""
         return self.forward_backward(*batch)
 
-    def forward_backward(self, batch_x: Any, batch_u: Any) -> Mapping[str, Any] | None:
+    def forward_backward(  # type: ignore[override]  # two batches, as in Dassl
+        self, batch_x: Any, batch_u: Any
+    ) -> Mapping[str, Any] | None:
         """Take a training step; return what to report of it."""
         raise NotImplementedError
 
-    def parse_batch_train(self, batch_x: Mapping[str, Any], batch_u: Mapping[str, Any]) -> tuple[Tensor, ...]:
+    def parse_batch_train(  # type: ignore[override]  # two batches, as in Dassl
+        self, batch_x: Mapping[str, Any], batch_u: Mapping[str, Any]
+    ) -> tuple[Tensor, ...]:
         """Return labelled images, their labels and unlabelled images, on the device."""
         return self._to_device(batch_x["img"]), self._to_device(batch_x["label"]), self._to_device(batch_u["img"])
 

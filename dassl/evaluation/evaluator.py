@@ -92,16 +92,16 @@ class Classification(EvaluatorBase):
         Raises:
             ValueError: the shapes do not fit.
         """
-        mo = mo[0] if isinstance(mo, tuple | list) else mo
-        if mo.dim() != 2 or gt.shape != mo.shape[:1]:
-            raise ValueError(f"expected scores (B, C) and labels (B,), got {tuple(mo.shape)} and {tuple(gt.shape)}")
-        labels, predictions = gt.tolist(), mo.max(1).indices.masked_fill(mo.isnan().any(1), -1).tolist()
+        scores: Any = mo[0] if isinstance(mo, tuple | list) else mo
+        if scores.dim() != 2 or gt.shape != scores.shape[:1]:
+            raise ValueError(f"expected scores (B, C) and labels (B,), got {tuple(scores.shape)} and {tuple(gt.shape)}")
+        labels, predictions = gt.tolist(), scores.max(1).indices.masked_fill(scores.isnan().any(1), -1).tolist()
         right = [int(one == other) for one, other in zip(labels, predictions, strict=True)]
         self._correct += sum(right)
         self._total += len(right)
         self._y_true.extend(labels)
         self._y_pred.extend(predictions)
-        self._num_classes = max(self._num_classes, mo.shape[1])
+        self._num_classes = max(self._num_classes, scores.shape[1])
         if self._per_class_res is not None:
             for label, hit in zip(labels, right, strict=True):
                 self._per_class_res[label].append(hit)

@@ -16,7 +16,7 @@ def compute_accuracy(output: Tensor | Sequence[Tensor], target: Tensor, topk: Se
     Returns:
         For each k a tensor (1,): how often, in percent, the label is among the k highest scores.
     """
-    if isinstance(output, tuple | list):
+    if not isinstance(output, Tensor):
         output = output[0]
     ranked = output.topk(max(topk), dim=1).indices  # (B, K)
     hits = ranked == target.view(-1, 1)

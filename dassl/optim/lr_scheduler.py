@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, MultiStepLR, StepLR
 from yacs.config import CfgNode
@@ -38,11 +39,11 @@ class WarmupScheduler(LRScheduler):
         self.warmup_epoch = warmup_epoch
         super().__init__(optimizer, last_epoch)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the warm-up epoch ``last_epoch``."""
         raise NotImplementedError
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Return the learning rates of the epoch ``last_epoch``."""
         return self.warmup_lr() if self.last_epoch < self.warmup_epoch else self.successor.get_last_lr()
 
@@ -84,9 +85,9 @@ class ConstantWarmupScheduler(WarmupScheduler):
         self.cons_lr = cons_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> list[float | Tensor]:
         """Return ``cons_lr`` for each parameter group."""
-        return [self.cons_lr for _ in self.base_lrs]
+        return [self.cons_lr] * len(self.base_lrs)
 
 
 class LinearWarmupScheduler(WarmupScheduler):
@@ -104,10 +105,10 @@ class LinearWarmupScheduler(WarmupScheduler):
         self.min_lr = min_lr
         super().__init__(optimizer, successor, warmup_epoch, last_epoch, verbose)
 
-    def warmup_lr(self) -> list[float]:
+    def warmup_lr(self) -> list[float | Tensor]:
         """Return the rate of each parameter group."""
         if self.last_epoch == 0:
-            return [self.min_lr for _ in self.base_lrs]
+            return [self.min_lr] * len(self.base_lrs)
         return [lr * self.last_epoch / self.warmup_epoch for lr in self.base_lrs]
 
 
@@ -135,7 +136,8 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
 def _schedule(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     """Return the schedule without warm-up."""
     if optim_cfg.LR_SCHEDULER == "cosine":
-        return CosineAnnealingLR(optimizer, float(optim_cfg.MAX_EPOCH))
+        epochs = float(optim_cfg.MAX_EPOCH)
+        return CosineAnnealingLR(optimizer, epochs)  # type: ignore[arg-type]  # a float, as in the checkpoints of Dassl
     stepsize = optim_cfg.STEPSIZE
     stepsize = list(stepsize) if isinstance(stepsize, list | tuple) else [stepsize]
     if not stepsize or not all(isinstance(step, int) for step in stepsize):

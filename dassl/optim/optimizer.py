@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from dassl.utils import check_availability
 
 
-def _adam_like(kind: type[Optimizer], **fixed: Any) -> Callable[[Any, CfgNode], Optimizer]:
+def _adam_like(kind: Callable[..., Optimizer], **fixed: Any) -> Callable[[Any, CfgNode], Optimizer]:
     def make(params: Any, cfg: CfgNode) -> Optimizer:
         betas = (cfg.ADAM_BETA1, cfg.ADAM_BETA2)
         return kind(params, lr=cfg.LR, weight_decay=cfg.WEIGHT_DECAY, betas=betas, **fixed)

@@ -22,6 +22,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,9 @@ _UNREADABLE = (  # what PyTorch answers damaged files with; found by reading tho
     *(AssertionError, AttributeError, EOFError, LookupError, MemoryError, NotImplementedError, OverflowError),
     *(OSError, RuntimeError, TypeError, ValueError, struct.error, zipfile.BadZipFile, zlib.error),
 )
-_TYPES = {  # entries of checkpoints that are read by the engine and by trainers, where they are there
+_TYPES: dict[
+    str, type | tuple[type, ...]
+] = {  # entries of checkpoints that are read by the engine and by trainers, where they are there
     "state_dict": Mapping,
     "epoch": (numbers.Integral, type(None)),
     "val_result": (numbers.Real, torch.Tensor, type(None)),
@@ -114,7 +117,7 @@ def load_checkpoint(fpath: str) -> dict[str, Any]:
         raise FileNotFoundError(f'No checkpoint at "{fpath}"')
     try:
         checkpoint = _read(fpath)
-        if not isinstance(checkpoint, Mapping):
+        if not isinstance(checkpoint, dict):
             raise ValueError(f'"{fpath}" is no checkpoint: it holds a {type(checkpoint).__name__}')
         if os.environ.get(UNSAFE_LOAD) != "1":
             _require_sound(checkpoint, fpath)
@@ -197,7 +200,7 @@ def _dassl_globals() -> list[Any]:
 
     optimizers = [optim.Adadelta, optim.Adam, optim.AdamW, optim.RAdam, optim.RMSprop, optim.SGD]
     schedulers = [lr_scheduler.CosineAnnealingLR, lr_scheduler.MultiStepLR, lr_scheduler.StepLR]
-    scalar = np._core.multiarray.scalar
+    scalar = import_module("numpy._core.multiarray").scalar
     numbers_ = [np.dtype, *(type(np.dtype(code)) for code in ("f2", "f4", "f8", "i4", "i8", "?"))]
     scalars = [(scalar, f"numpy.{module}.multiarray.scalar") for module in ("core", "_core")]
     return [*optimizers, *schedulers, *numbers_, *scalars, (_plain_dict, "collections.defaultdict"), dict]

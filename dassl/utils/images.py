@@ -55,7 +55,7 @@ def is_image_file(path: str) -> bool:
 
 def too_large() -> str:
     """Return why an image beyond Pillow's limit is refused."""
-    return f"more than {2 * Image.MAX_IMAGE_PIXELS} pixels, the limit of Pillow (Image.MAX_IMAGE_PIXELS)"
+    return f"more than {2 * (Image.MAX_IMAGE_PIXELS or 0)} pixels, the limit of Pillow (Image.MAX_IMAGE_PIXELS)"
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -89,6 +89,7 @@ class DatasetBase:
         test: list[Datum] | None = None,
     ) -> None:
         check_labels(type(self).__name__, train_x, val=val, test=test)
+        assert train_x is not None
         self._train_x = train_x
         self._train_u = train_u
         self._val = val
@@ -208,7 +209,7 @@ class DatasetBase:
             download_url(url, dst)
         if dst.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
             logger.info("Extracting %s", dst)
-            shutil.unpack_archive(dst, os.path.dirname(dst) or ".", **({} if dst.endswith(".zip") else {"filter": "data"}))
+            shutil.unpack_archive(dst, os.path.dirname(dst) or ".", filter=None if dst.endswith(".zip") else "data")
 
 
 def _draw(items: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
@@ -231,7 +232,9 @@ def subsample_classes(*splits: list[Datum] | None, subsample: str = "all") -> li
     if subsample == "all":
         return list(splits)
     logger.info("SUBSAMPLE %s CLASSES!", subsample.upper())
-    labels = sorted({item.label for item in splits[0]})
+    first = splits[0]
+    assert first is not None, "the first list says which classes there are"
+    labels = sorted({item.label for item in first})
     middle = (len(labels) + 1) // 2
     kept = labels[:middle] if subsample == "base" else labels[middle:]
     relabel = {old: new for new, old in enumerate(kept)}

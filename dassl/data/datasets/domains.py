@@ -186,7 +186,7 @@ class DomainNet(ListedDataset):
     """DomainNet: 345 classes, 6 domains (Peng et al., ICCV 2019); ``splits/<domain>_<part>.txt``."""
 
     dataset_dir = "domainnet"
-    domains = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
+    domains: Sequence[str] = ("clipart", "infograph", "painting", "quickdraw", "real", "sketch")
     split_dir = "splits"
     lists: ClassVar = {
         "train_x": ("source", ["train"]),

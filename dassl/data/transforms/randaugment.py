@@ -5,6 +5,7 @@ direction, its sign.
 """
 
 import random
+import math
 from collections.abc import Callable
 
 from PIL import Image, ImageEnhance, ImageOps
@@ -36,7 +37,7 @@ OPERATIONS: list[tuple[Callable[[Image.Image, float], Image.Image], float, float
     (_enhanced(ImageEnhance.Sharpness), 0.05, 0.95),
     (_directed(lambda image, slope: _affine(image, 1, slope, 0, 0, 1, 0)), -0.3, 0.3),
     (_directed(lambda image, slope: _affine(image, 1, 0, 0, slope, 1, 0)), -0.3, 0.3),
-    (lambda image, threshold: ImageOps.solarize(image, threshold), 0, 256),
+    (lambda image, threshold: ImageOps.solarize(image, math.ceil(threshold)), 0, 256),
     (_directed(lambda image, share: _affine(image, 1, 0, share * image.size[0], 0, 1, 0)), -0.3, 0.3),
     (_directed(lambda image, share: _affine(image, 1, 0, 0, 0, 1, share * image.size[1])), -0.3, 0.3),
 ]

@@ -289,7 +289,7 @@ DRAWING_FROM_TORCH_ONLY = {
 }  # fmt: skip
 
 
-def draws_from_torch_only(transform: Callable | Sequence[Callable] | None) -> bool:
+def draws_from_torch_only(transform: Any) -> bool:
     """Say whether a transform, or each of a list of them, is known to draw random numbers from PyTorch only."""
     if isinstance(transform, list | tuple):
         return all(map(draws_from_torch_only, transform))
@@ -298,7 +298,7 @@ def draws_from_torch_only(transform: Callable | Sequence[Callable] | None) -> bo
     return transform is None or transform is instance_normalization or type(transform) in DRAWING_FROM_TORCH_ONLY
 
 
-def split_tensor_steps(transform: Callable | Sequence[Callable] | None) -> tuple[Any, ToTensors | None]:
+def split_tensor_steps(transform: Any) -> tuple[Any, ToTensors | None]:
     """Split off the end of a transform that does the same to every image: to tensor, and normalisation if it follows.
 
     Returns:

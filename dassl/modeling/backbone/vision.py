@@ -35,6 +35,13 @@ class ResNetBackbone(ResNet, Backbone):
         layers: after which of the layers 1 to 3 features are mixed.
     """
 
+    conv1: nn.Module
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    avgpool: nn.Module
+    mixstyle: nn.Module | None
+
     def __init__(self, name: str, mixing: str | None = None, layers: tuple[int, ...] = ()) -> None:
         block, counts = RESNETS[name]
         with warnings.catch_warnings():
@@ -50,7 +57,7 @@ class ResNetBackbone(ResNet, Backbone):
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name in ("layer1", "layer2", "layer3", "layer4"):
             x = getattr(self, name)(x)
-            if name in self.mixing_layers:
+            if self.mixstyle is not None and name in self.mixing_layers:
                 x = self.mixstyle(x)
         return self.avgpool(x).flatten(1)
 
@@ -60,7 +67,7 @@ class VisionBackbone(Backbone):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        self.model = models.get_model(name, weights=None)
+        self.model: nn.Module = models.get_model(name, weights=None)
         *_, (path, last) = ((path, m) for path, m in self.model.named_modules() if isinstance(m, nn.Linear))
         self.last, self._out_features = path, last.in_features
 
@@ -87,11 +94,11 @@ def vision_backbone(name: str, pretrained: bool = True) -> Backbone:
     """
     found = MIXED.fullmatch(name)
     if found and found[1] in RESNETS:
-        model = ResNetBackbone(found[1], found[2], tuple(map(int, found[3] or "")))
+        resnet = ResNetBackbone(found[1], found[2], tuple(map(int, found[3] or "")))
         if pretrained:
             weights = _imagenet_weights(found[1])
-            model.load_state_dict({key: value for key, value in weights.items() if not key.startswith("fc.")})
-        return model
+            resnet.load_state_dict({key: value for key, value in weights.items() if not key.startswith("fc.")})
+        return resnet
     known = [*BACKBONE_REGISTRY.registered_names(), *models.list_models(module=models)]
     check_availability(name, known, "backbone (MODEL.BACKBONE.NAME)")
     model = VisionBackbone(name)

@@ -1,6 +1,6 @@
 """For third-party code: backbone, head and classifier as the configuration names them."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -23,13 +23,13 @@ class SimpleNet(nn.Module):
         super().__init__()
         verbose, node, head = cfg.get("VERBOSE", True), model_cfg.BACKBONE, model_cfg.get("HEAD", {})
         self.backbone = build_backbone(node.NAME, verbose=verbose, pretrained=node.PRETRAINED, **kwargs)
-        self._fdim = self.backbone.out_features
+        self._fdim = cast(int, self.backbone.out_features)
         self.head = None
         if head.get("NAME") and head.get("HIDDEN_LAYERS"):
             settings = {"activation": head.ACTIVATION, "bn": head.BN, "dropout": head.DROPOUT, **kwargs}
             sizes = {"in_features": self._fdim, "hidden_layers": head.HIDDEN_LAYERS}
             self.head = build_head(head.NAME, verbose=verbose, **sizes, **settings)
-            self._fdim = self.head.out_features
+            self._fdim = cast(int, self.head.out_features)
         self.classifier = nn.Linear(self._fdim, num_classes) if num_classes > 0 else None
 
     @property
