@@ -24,23 +24,23 @@ class FeatureGainMethod(ZeroshotMethod):
         backbone: the frozen CLIP.
         classnames: the classes.
         template: the sentence of a class.
-        penalty: weight of the mean squared distance of the gain to one.
+        weight: of the mean squared distance of the gain to one.
     """
 
-    def __init__(self, backbone: Backbone, classnames: list[str], template: str, penalty: float = 0.1):
+    def __init__(self, backbone: Backbone, classnames: list[str], template: str, weight: float = 0.1):
         super().__init__(backbone, classnames, [template])
         self.gain = nn.Parameter(torch.ones(backbone.embed_dim))
-        self.penalty = penalty
+        self.weight = weight
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W)."""
         return self.gain * super().image_features(images)
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Cross-entropy plus the penalty."""
+        """Cross-entropy plus the weighted distance of the gain to one."""
         loss, summary = super().loss(images, labels)
         distance = (self.gain - 1).square().mean()
-        return loss + self.penalty * distance, {**summary, "distance": distance}
+        return loss + self.weight * distance, {**summary, "distance": distance}
 
 
 @TRAINER_REGISTRY.register()
