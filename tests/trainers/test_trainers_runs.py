@@ -14,6 +14,7 @@ import train
 from dassl.utils.digests import with_digest
 from trainers.prograd import without_conflict
 from trainers.promptsrc import epoch_weights
+from trainers.two_sfs import two_cosines
 
 ROOT = Path(__file__).resolve().parents[2]
 SGD = {"NAME": "sgd", "LR": 0.1, "MOMENTUM": 0.0, "WEIGHT_DECAY": 0.0}
@@ -152,6 +153,30 @@ def test_clip_lora_steps_per_shot(backbone, tmp_path):
     assert [row["loss"] for row in resumed.rows] == [row["loss"] for row in trainer.rows[2:]]
     with pytest.raises(ValueError, match=r"N_ITERS is 5 steps per shot.*NUM_SHOTS"):
         trainer_for("CLIP_LoRA", backbone, tmp_path / "none", {"N_ITERS": 5}, settings, NUM_SHOTS=-1)
+
+
+def test_two_sfs_runs_by_steps(backbone, tmp_path):
+    """Three of five steps for the norms, two for the rows; a run that was cut in either stage goes on exactly."""
+    settings = {"NAME": "adamw", "LR": 0.01, "WEIGHT_DECAY": 0.1, "LR_SCHEDULER": "cosine"}
+    keys = {"N_ITERS": 5, "FRACTION": 0.6, "LR_MIN": 1e-6}
+    trainer = trainer_for("TwoSFS", backbone, tmp_path / "whole", keys, settings, NUM_SHOTS=1)
+    trainer.train()
+    grads = [{name for name, norm in row["grad_norm"].items() if norm > 0} for row in trainer.rows]
+    assert all("rows" not in names and len(names) > 10 for names in grads[:3])
+    assert grads[3] == grads[4] == {"rows"}
+    norms = [row["param_norm"] for row in trainer.rows]
+    assert all(norms[4][name] == norms[2][name] for name in norms[2] if name != "rows")  # no decay either
+    expected = [0.01 * two_cosines(step, 3, 5, 1e-4) for step in range(5)]
+    assert [row["lr"] for row in trainer.rows] == pytest.approx(expected)
+    for epoch in (1, 2):
+        cut_after(tmp_path / "whole", epoch, tmp_path / f"cut{epoch}")
+        resumed = trainer_for("TwoSFS", backbone, tmp_path / f"cut{epoch}", keys, settings, NUM_SHOTS=1)
+        resumed.train()
+        assert [row["loss"] for row in resumed.rows] == [row["loss"] for row in trainer.rows[2 * epoch :]]
+        for name, value in trainer.model.state_dict().items():
+            assert torch.equal(resumed.model.state_dict()[name], value)
+    with pytest.raises(ValueError, match=r"TRAINER\.TWOSFS\.FRACTION is 2"):
+        trainer_for("TwoSFS", backbone, tmp_path / "none", {"FRACTION": 2.0}, settings)
 
 
 # Tip-Adapter on image files
