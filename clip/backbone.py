@@ -164,6 +164,18 @@ class Backbone(nn.Module):
         other.plain_images = self.plain_images and not image
         return other
 
+    def split(self, image_block: int, text_block: int) -> tuple["Backbone", "Backbone"]:
+        """This backbone below a block of each tower and from it on, without limits of memory below.
+
+        The first half's `run_image` and `run_text` give tokens (N, T, D), which the second half takes in the place of
+        images and token embeddings.
+        """
+        halves = copy(self), self.with_memory_limit(self.memory_limit)
+        images, texts = towers.split(self.image, image_block), towers.split(self.text, text_block)
+        for half, image, text in zip(halves, images, texts, strict=True):
+            half.image, half.text = image, text
+        return halves
+
     def with_weights(self, weights: Callable[[], Weights]) -> "Backbone":
         """This backbone whose towers compute with other values of some weights; its own are shared and not changed.
 

@@ -126,6 +126,25 @@ def with_additions(tower: Tower, kind: str, additions: Sequence[Callable[[Tensor
     return replace(tower, blocks=blocks, last=last)
 
 
+def split(tower: Tower, block: int) -> tuple[Tower, Tower]:
+    """The tower below a block, counted from 0, whose features are tokens; and from it on, which takes these.
+
+    Raises:
+        ValueError: the tower has no such block, as a ResNet has none.
+    """
+    if not 0 < block < len(tower.blocks):
+        raise ValueError(f"this tower has {len(tower.blocks)} blocks and cannot be divided at block {block}")
+    bind = tower.bind if isinstance(tower, TextTower) else None
+    lower = replace(tower, blocks=tower.blocks[:block], pool=lambda x, *end: x, last=None)
+    upper = replace(tower, blocks=tower.blocks[block:], embed=lambda x: x)
+    if isinstance(tower, ImageTower):
+        upper = replace(upper, norm=lambda x: x)
+    elif bind is not None:
+        lower = replace(lower, bind=lambda x, end: bind(x, end)[:block])
+        upper = replace(upper, bind=lambda x, end: bind(x, end)[block:])
+    return lower, upper
+
+
 def place(x: Tensor, prompt: Tensor, start: int, insert: bool = False, share: float = 1.0) -> Tensor:
     """Tokens (N, T, D) with a prompt, (n, D) or (N, n, D), in the slots from `start`; appended where `start` is T.
 
@@ -174,7 +193,7 @@ def encode_image(
     Raises:
         ValueError: the image size is not the tower's, or the tower has no token slots or none that can be read.
     """
-    if images.shape[-2:] != (tower.image_size, tower.image_size):
+    if images.ndim == 4 and images.shape[-2:] != (tower.image_size, tower.image_size):
         raise ValueError(
             f"images of {images.shape[-2]}x{images.shape[-1]} pixels, but this image tower takes "
             f"{tower.image_size}x{tower.image_size}: resize them to that"

@@ -349,6 +349,24 @@ def test_towers_compute_with_other_weights_while_their_own_stay(kind):
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in backbone.parameters())
 
 
+def test_two_halves_are_the_whole(kind):
+    """Tokens below a block, and features from these; also with learned weights above."""
+    backbone, image = kind.backbone, kind.backbone.vision_layers // 2
+    if not image:
+        with pytest.raises(ValueError, match="cannot be divided"):
+            backbone.split(image, 1)
+        return
+    values = {name: 1.01 * value for name, value in backbone.model.named_parameters() if tower_of(name)}
+    view = backbone.with_weights(lambda: values)
+    for whole in (backbone, view):
+        lower, upper = whole.split(image, 1)
+        x = lower.run_image(lower.image, kind.images, ())
+        close(upper.encode_image(x), whole.encode_image(kind.images))
+        end = whole.end_of_text(kind.tokens)
+        tokens = lower.run_text(lower.text, whole.token_embedding(kind.tokens), end, ())
+        close(upper.encode_embeddings(tokens, end), whole.encode_text(kind.tokens))
+
+
 def test_original_weights(kind):
     """What the file holds, also where the backbone is in half precision."""
     names = [name for name, _ in kind.backbone.model.named_parameters()]

@@ -1,16 +1,21 @@
 """Methods that learn weights of the towers, against CLIP's own module trained in plain PyTorch."""
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
 from clip_models import VIT, random_state
+from conformance import make
 from small_methods import BASE, NEW, batch, draw, small_vit, train_steps
 from torch import Tensor
 
 from adaptation.learned_weights import LearnedTowers, tower_weights
 from clip import clip
-from clip.model import CLIP, from_state_dict
+from clip.backbone import Backbone
+from clip.model import ARCHITECTURES, CLIP, from_state_dict
 from trainers.clip_cite import CLIPCITEMethod
+from trainers.skip_tuning import SkipTuningMethod, compose_batches, draw_kept_ranks
 from trainers.two_sfs import TwoSFSMethod, two_cosines
 
 PET = "a photo of a {}, a type of pet."
@@ -27,6 +32,26 @@ def tokens(template: str, classnames: list[str]) -> Tensor:
 
 def unit(x: Tensor) -> Tensor:
     return x / x.square().sum(dim=-1, keepdim=True).sqrt()
+
+
+@pytest.fixture(scope="module")
+def vit_b16() -> Backbone:
+    """ViT-B/16 without weights."""
+    with torch.device("meta"):
+        model = CLIP(**ARCHITECTURES["ViT-B/16"])
+    return Backbone("ViT-B/16", model, model.visual.tower(), model.text_tower(), clip.tokenize)
+
+
+def test_learned_numbers_on_vit_b16(vit_b16):
+    """Those of the publications; ten classes."""
+    norms = tower_weights(vit_b16, kind="norm")
+    methods = {
+        149_620_736 + 5_120: CLIPCITEMethod(vit_b16, list("abcdefghij"), PET, tower_weights(vit_b16)),
+        65_536 + 5_120: TwoSFSMethod(vit_b16, list("abcdefghij"), PET, norms),
+        62_099_456: SkipTuningMethod(vit_b16, list("abcdefghij"), PET),
+    }
+    for count, method in methods.items():
+        assert sum(parameter.numel() for parameter in method.parameters()) == count
 
 
 def is_norm(name: str) -> bool:
@@ -206,3 +231,84 @@ def test_two_sfs_rates():
                 optim.step()
                 sched.step()
         assert [0.1 * two_cosines(step, first, total, 0.01) for step in range(total)] == pytest.approx(expected)
+
+
+def test_skip_tuning():
+    """Upper blocks on outputs of the lower ones, over classes by rank: loss, gradients and one step."""
+    backbone, model, frozen = small_vit(), plain_clip(), plain_clip()
+    classnames, labels = BASE + NEW, torch.tensor([3, 3, 3, 3])
+    method = SkipTuningMethod(backbone, classnames, PET).train()
+    with torch.no_grad():
+        for name, value in method.learned.learned().items():
+            value.mul_(1.02)
+            model.get_parameter(name).mul_(1.02)
+    method.kept_ranks = torch.tensor([True, True, True, False, True])
+    images = draw(backbone)
+    loss, summary = method.loss(method.lower_outputs(images), labels)
+    loss.backward()
+
+    scale, words = model.logit_scale.exp(), tokens(PET, classnames)
+    below = ("conv1", "embedding", "ln_pre", "resblocks.0.", "logit_scale")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not any(part in name for part in below))
+    z, t = unit(model.encode_image(images)), unit(model.encode_text(words))
+    nearest = (z @ unit(frozen.encode_text(words)).T).max(dim=0).values.tolist()
+    order = sorted(range(5), key=lambda number: (number != 3, -nearest[number]))
+    kept = [number for rank, number in enumerate(order) if rank != 3]
+    logits = scale * z @ t.T
+    expected = -torch.stack([logits[i, 3] - logits[i, kept].logsumexp(dim=0) for i in range(4)]).mean()
+    expected.backward()
+    torch.testing.assert_close(loss, expected)
+    assert summary["acc"] == 100 * (logits[:, kept].argmax(dim=1) == kept.index(3)).float().mean()
+    learned = method.learned.learned()
+    assert set(learned) == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    pairs = [(value, model.get_parameter(name)) for name, value in learned.items()]
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-5)
+    for side in (0, 1):
+        torch.optim.SGD([pair[side] for pair in pairs], lr=0.01).step()
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    for share in (0.0, 1.0):
+        with pytest.raises(ValueError, match="BLOCKS_SKIPPED is"):
+            SkipTuningMethod(backbone, classnames, PET, skipped=share)
+
+
+def test_skip_tuning_keeps_ranks_by_an_exponential_density():
+    torch.manual_seed(0)
+    draws = torch.stack([draw_kept_ranks(40, 0.5, 8, 0.3) for _ in range(4000)]).float().mean(dim=0)
+    density = [math.exp(-5 * rank / 31 / 0.3) for rank in range(32)]
+    wanted = [(value - density[-1]) / (density[0] - density[-1]) for value in density]
+    assert draws[:9].tolist() == [1.0] * 9  # the first eight, and the first of the others, whose density is largest
+    assert draws[-1] == 0
+    torch.testing.assert_close(draws[8:], torch.tensor(wanted), rtol=0, atol=0.04)
+    assert draw_kept_ranks(1, 0.5, 50, 0.3).tolist() == [True]
+    assert len(draw_kept_ranks(2, 0.5, 50, 0.3)) == 2
+
+
+def test_skip_tuning_batches():
+    """Of one class, what is left over left out; where a class has too few images, of any."""
+    labels = torch.tensor([0, 1] * 9 + [0])  # ten and nine
+    first, again, other = (compose_batches(labels, 4, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert [len(rows) for rows in first] == [4] * 4
+    assert all(len(labels[rows].unique()) == 1 for rows in first)
+    assert len(torch.cat(first).unique()) == 16
+    assert all(map(torch.equal, first, again))
+    assert not all(map(torch.equal, first, other))
+    mixed = compose_batches(labels[:7], 4, torch.Generator().manual_seed(1))
+    assert [len(rows) for rows in mixed] == [4]
+    assert [len(rows) for rows in compose_batches(labels[:2], 4, None)] == [2]
+
+
+def test_skip_tuning_sees_one_view_of_each_image_per_epoch(eurosat_root, tmp_path):
+    opts = {"INPUT.TRANSFORMS": "('colorjitter', 'normalize')", "OPTIM.STAGED_LR": "True"}
+    opts |= {"OPTIM.NAME": "sgd", "OPTIM.LR": "2e-5", "OPTIM.BASE_LR_MULT": "0.25", "OPTIM.NEW_LAYERS": "('text',)"}
+    trainer = make("SkipTuning", eurosat_root, tmp_path, **opts)
+    first = trainer.lower_outputs()
+    assert torch.equal(trainer.lower_outputs(), first)
+    assert len(first) == len(trainer.dm.dataset.train_x)
+    trainer.epoch = 1
+    assert (trainer.lower_outputs() - first).abs().max() > 0.1
+    rates = {len(group["params"]): group["lr"] for group in trainer.optim.param_groups}
+    children = trainer.model.learned
+    assert rates == {len(list(children.text.parameters())): 2e-5, len(list(children.vision.parameters())): 5e-6}
