@@ -184,7 +184,7 @@ def test_published_numbers_belong_to_recipe_backbone_and_shots():
     assert not published("base2new", "APEX", APEX, "ViT-B/16", 4)
     (own,) = published("base2new", "MaPLe", "vit_b16_c2_ep5_batch4_2ctx", "ViT-B/16", 16)
     (adadelta,) = published("base2new", "MaPLe", "vit_b16_c2_ep5_batch4_2ctx_adadelta", "ViT-B/16", 16)
-    (dept,) = published("base2new", "MaPLe", "vit_b16_maple_ep10_ctxv1_bs4_lr35", "ViT-B/16", 16)
+    (dept,) = published("base2new", "MaPLe", "vit_b16_dept_maple_ep10_ctxv1_bs4_lr35", "ViT-B/16", 16)
     assert dept["results"]["dtd"] == [83.87, 59.93]
     assert own["results"]["dtd"] == [80.36, 59.18]
     assert adadelta["results"]["dtd"] == [79.34, 56.64]
