@@ -192,6 +192,7 @@ class MethodTrainer(TrainerX):
             )
         with names_of_keys():
             self.backbone.require_identity(checkpoint, path)
+        super().require_own(checkpoint, path)
 
     def progress(self) -> dict:
         """What the engine needs to go on, and the state of the gradient scaler (empty where none is used)."""
@@ -349,6 +350,7 @@ class MethodTrainer(TrainerX):
     def checkpoint_extras(self) -> dict:
         """What a checkpoint says of its run beside the weights; plain data."""
         return {
+            **super().checkpoint_extras(),
             "trainer": self.cfg.TRAINER.NAME,
             "backbone": self.cfg.MODEL.BACKBONE.NAME,
             **self.backbone.identity(),

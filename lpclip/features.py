@@ -19,9 +19,9 @@ from clip.backbone import Backbone
 from clip.precision import Precision, to_float32
 from dassl.data import build_data_loader
 from dassl.data.datasets import DatasetBase
+from dassl.data.evidence import split_hash
 from dassl.data.transforms import build_transform
 from dassl.engine.comparison import to_dict
-from dassl.engine.record import split_hash
 from dassl.utils import atomic_write
 from dassl.utils.digests import content_digest
 from dassl.utils.file_identity import content_hash

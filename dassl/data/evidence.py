@@ -1,7 +1,12 @@
-"""What a record says of the images that a number comes from, and whether test images were trained on."""
+"""What records and checkpoints say of the data that a run trains on, and whether test images are among them."""
 
+import hashlib
+import json
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -10,6 +15,38 @@ from dassl.utils.file_identity import combine_digests, content_hash, file_digest
 logger = logging.getLogger(__name__)
 
 NOT_TRAINED = {"train_images_hash": None, "test_in_train": None}  # of a process that only evaluates
+
+
+def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:
+    """Return the SHA-256 over path, label and class name of each sample of each list, in order.
+
+    Args:
+        root: the folder to which paths are taken relative, where they lie below it.
+        splits: the training and the test list.
+    """
+    base = Path(os.path.abspath(root))
+    rows = []
+    for split in splits:
+        paths = [Path(os.path.abspath(item.impath)) for item in split or ()]
+        names = [(path.relative_to(base) if path.is_relative_to(base) else path).as_posix() for path in paths]
+        rows.append([[name, item.label, item.classname] for name, item in zip(names, split or (), strict=True)])
+    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+def data_changes(kept: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Return in what the data of a checkpoint differ from a run's, one sentence each; unknown on one side is equal.
+
+    Args:
+        kept: `classnames` in label order, `train_list` (:func:`split_hash`) and `train_images` (:func:`images_hash`).
+        own: the same of the run.
+    """
+    old, new = (data.get("classnames") for data in (kept, own))
+    if old and new and old != new:
+        pairs = zip_longest(old, new, fillvalue="nothing")
+        label, was, now = next((label, a, b) for label, (a, b) in enumerate(pairs) if a != b)
+        return [f"{len(old)} classes, now {len(new)}; label {label} was {was!r} and is {now!r}"]
+    names = {"train_list": "the list of training images", "train_images": "the content of training images"}
+    return [f"{what} has changed" for key, what in names.items() if kept.get(key) and own.get(key) not in (None, kept[key])]
 
 
 def images_hash(items: Iterable[Datum]) -> str:

@@ -9,10 +9,9 @@ import logging
 import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,8 +19,7 @@ from yacs.config import CfgNode
 
 import dassl
 from dassl.config import get_cfg_default
-from dassl.data.datasets import Datum
-from dassl.data.evidence import images_hash
+from dassl.data.evidence import images_hash, split_hash
 from dassl.data.samplers import keyed_streams
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.engine.comparison import NO_EFFECT, OF_ONE_RUN, differences, flatten, to_dict
@@ -69,22 +67,6 @@ def _nodes_of_others(trainer: str) -> set[str]:
 def _declared_nodes(kind: type) -> set[str]:
     """Return the names of the nodes that a trainer class and its base classes declare."""
     return {node for base in kind.__mro__ for node in vars(base).get("CONFIG", {})}
-
-
-def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:
-    """Return the SHA-256 over path, label and class name of each sample of each list, in order.
-
-    Args:
-        root: the folder to which paths are taken relative, where they lie below it.
-        splits: the training and the test list.
-    """
-    base = Path(os.path.abspath(root))
-    rows = []
-    for split in splits:
-        paths = [Path(os.path.abspath(item.impath)) for item in split or ()]
-        names = [(path.relative_to(base) if path.is_relative_to(base) else path).as_posix() for path in paths]
-        rows.append([[name, item.label, item.classname] for name, item in zip(names, split or (), strict=True)])
-    return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
 
 def checkpoint_evidence(checkpoints: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any] | None:

@@ -5,6 +5,7 @@ evaluation and checkpoints; ``TrainerX`` adds the epoch over labelled batches, `
 unlabelled ones.  A method is a subclass that writes ``build_model`` and ``forward_backward``.
 """
 
+import functools
 import itertools
 import logging
 import os
@@ -24,7 +25,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_values, with_defaults
 from dassl.data import DataManager
-from dassl.data.evidence import NOT_TRAINED, training_evidence
+from dassl.data.evidence import NOT_TRAINED, data_changes, split_hash, training_evidence
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
@@ -151,6 +152,36 @@ class SimpleTrainer(TrainerBase):
     def progress(self) -> dict[str, Any]:
         """Return the history, the time spent and the best result."""
         return {"history": self.history, "train_seconds": self.train_seconds, "best_result": self.best_result}
+
+    def checkpoint_extras(self) -> dict[str, Any]:
+        """Return what a resumed run compares: ``data``, with class names in label order and hashes of the images."""
+        return {"data": self._data}
+
+    @functools.cached_property
+    def _data(self) -> dict[str, Any]:
+        """What a checkpoint says of the data that it was trained on; empty where the data set does not say."""
+
+        def compute() -> dict[str, Any]:
+            dataset = self.dm.dataset
+            train_list = split_hash(self.cfg.DATASET.ROOT, dataset.train_x)
+            images = self.training_evidence.get("train_images_hash")
+            return {"classnames": list(dataset.classnames), "train_list": train_list, "train_images": images}
+
+        return recordable(compute)[0] or {}
+
+    def require_own(self, checkpoint: Mapping[str, Any], path: str) -> None:
+        """Refuse a checkpoint that was trained on other classes or images with a ValueError.
+
+        Few-shot draws without a seed differ each time: their runs go on.
+        """
+        kept = dict(checkpoint.get("data") or {"classnames": checkpoint.get("classnames")})
+        if self.cfg.SEED < 0 and self.cfg.DATASET.NUM_SHOTS > 0:
+            kept = {"classnames": kept.get("classnames")}
+        if changes := data_changes(kept, self._data):
+            raise ValueError(
+                f"{path} was trained on other data ({'; '.join(changes)}): choose another --output-dir, or delete that "
+                "run"
+            )
 
     def restore_progress(self, progress: Mapping[str, Any]) -> None:
         """Take over history, time and best result."""

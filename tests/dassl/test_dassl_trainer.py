@@ -10,9 +10,9 @@ import torch
 from dassl_toys import CLASSES, PER_CLASS, ToyPairTrainer, ToyTrainer, ToyZeroShot, toy_config
 from torch import nn
 
-from dassl.data.evidence import images_hash
+from dassl.data.evidence import images_hash, split_hash
 from dassl.engine import SimpleTrainer, TrainerBase, build_trainer
-from dassl.engine.record import config_hash, split_hash
+from dassl.engine.record import config_hash
 from dassl.utils import setup_logger
 from dassl.utils.digests import with_digest
 from dassl.utils.logger import close_logger

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from dataset_trees import put_images
 from parity import make_trainer, trainer_config
 
 import train
@@ -248,6 +249,61 @@ def test_checkpoint_of_apex_on_vit_b16_is_small(tmp_path):
     assert sum(p.numel() for p in trainer.model.parameters()) == 282_112
     assert path.stat().st_size < 4e6
     assert len(torch.load(path, weights_only=True)["optimizer"]["state"]) == 15
+
+
+@pytest.fixture
+def own_data(tmp_path) -> Path:
+    """A root with a data set of one's own in three class folders, and its YAML file."""
+    for name in ("boat", "horse", "tree"):
+        put_images(tmp_path / "data" / "mine" / name, [f"{name}{number}.jpg" for number in range(8)])
+    (tmp_path / "data" / "mine.yaml").write_text("DATASET:\n  NAME: OwnData\n  FOLDER: mine\n")
+    return tmp_path / "data"
+
+
+def rename_class(root: Path) -> None:
+    (root / "mine" / "horse").rename(root / "mine" / "zebra")  # which moves the labels behind it by one
+    (root / "mine" / "split.json").unlink()
+
+
+def exchange_training_pictures(root: Path) -> None:
+    rows = json.loads((root / "mine" / "split.json").read_text())["train"]
+    first, last = (root / "mine" / rows[index][0] for index in (0, -1))
+    before = [first.read_bytes(), last.read_bytes()]
+    first.write_bytes(before[1])
+    last.write_bytes(before[0])
+
+
+def another_split(root: Path) -> None:
+    path = root / "mine" / "split.json"
+    content = json.loads(path.read_text())
+    content["train"][0], content["test"][0] = content["test"][0], content["train"][0]
+    path.write_text(json.dumps(content))
+
+
+CHANGES = {
+    "class": (rename_class, "3 classes, now 3; label 1 was 'horse' and is 'tree'"),
+    "pictures": (exchange_training_pictures, "the content of training images has changed"),
+    "split": (another_split, "the list of training images has changed"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_run_is_not_resumed_on_other_data(call, own_data, tmp_path, change):
+    all_images = ["DATASET.SUBSAMPLE_CLASSES", "all", "DATASET.NUM_SHOTS", "-1", "TRAIN.CHECKPOINT_FREQ", "1"]
+    line = {"trainer": "CoOp", "root": own_data, "backbone": "tiny-ViT", "opts": all_images}
+    flags = ["--dataset-config-file", str(own_data / "mine.yaml")]
+    assert call(*flags, **line) == (0, "")
+    result = metrics(tmp_path / "run")
+    folder = tmp_path / "run" / "prompt_learner"
+    (folder / "model.pth.tar-2").unlink()  # interrupted after the first epoch
+    (folder / "checkpoint").write_text("model.pth.tar-1\n")
+    alter, reason = CHANGES[change]
+    alter(own_data)
+    status, said = call(*flags, **line)
+    assert status == 2
+    assert "was trained on other data" in said
+    assert reason in said
+    assert metrics(tmp_path / "run") == result
 
 
 def test_a_folder_of_another_run_is_not_resumed(call, tmp_path):
