@@ -14,7 +14,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -26,14 +26,16 @@ from yacs.config import CfgNode
 
 from clip.simple_tokenizer import SimpleTokenizer
 from dassl.utils import available_cpus, group_equal, printable, write_json
+from dassl.utils.file_identity import file_digests, file_status
 from dassl.utils.images import DAMAGE, is_wide, to_rgb, too_large, value_range
 
 from . import caches, catalogue
 from .fewshot import FewShotDataset
-from .splits import PARTS, Split, check_names, hint_at_backslashes, list_images, missing_files
+from .splits import PARTS, Item, Split, check_names, hint_at_backslashes, list_images, missing_files
 
 SHOWN = 5  # of many findings of one kind
 EXIF_ORIENTATION = 0x0112
+Place = tuple[str, Item]  # list (train, val, test), row of it
 WIDE = "more than 8 bits, read from"
 
 
@@ -184,6 +186,7 @@ def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, prog
         paths = sorted({os.path.join(dataset.image_dir, item.impath) for item in split.items()} - set(report.missing))
         if decode:
             decode_all(paths, report, workers, progress)
+        _compare_images(dataset, split, report, by_content=decode)
     return report
 
 
@@ -199,10 +202,6 @@ def _describe_split(dataset: FewShotDataset, split: Split, report: Report) -> No
     report.prompts = [dataset.template.format(name.replace("_", " ")) for name in names]
     if split.origin:
         report.remarks.append(f"this split was {split.origin}; it is not the one that published numbers are for")
-    if split.test is not split.train:
-        shared = {item.impath for item in split.train} & {item.impath for item in [*split.val, *split.test]}
-        if shared:
-            report.problems.append(f"{len(shared)} training images are also in val or test, such as {min(shared)}")
 
 
 def _compare_names(dataset: FewShotDataset, names: list[str], report: Report, allowed: bool) -> None:
@@ -250,6 +249,45 @@ def _look_at_caches(dataset: FewShotDataset, split: Split, report: Report) -> No
                 report.remarks.append(f"stale: {path} is a draw from another split, and never read with this one")
             else:
                 caches.read_draw(path, split)
+
+
+def _compare_images(dataset: FewShotDataset, split: Split, report: Report, by_content: bool) -> None:
+    """Note pictures that are in train and in val or test, or in two classes, whatever their paths are.
+
+    Pictures are the same if they are one file or, `by_content`, hold the same bytes. Copies in a published data set are
+    remarked: published numbers are for it as it is.
+    """
+    places: dict[Hashable, list[Place]] = {}
+    absent = {*report.missing, *report.unreadable}
+    for part, items in split.parts().items():
+        for item in items if split.test is not split.train or part == "test" else ():
+            path = os.path.join(dataset.image_dir, item.impath)
+            if path not in absent:
+                places.setdefault(file_status(path)[:2], []).append((part, item))
+    _report_repeats(places.values(), report.problems)
+    if not by_content:
+        return
+    copies: dict[str, list[Place]] = {}
+    paths = [os.path.join(dataset.image_dir, group[0][1].impath) for group in places.values()]
+    for digest, group in zip(file_digests(paths), places.values(), strict=True):
+        copies.setdefault(digest, []).extend(group[:1])
+    _report_repeats(copies.values(), report.problems if dataset.counts is None else report.remarks)
+
+
+def _report_repeats(groups: Iterable[list[Place]], texts: list[str]) -> None:
+    """Say which of the groups of places of one picture are in train and elsewhere, or in two classes."""
+    leaks, conflicts = [], []
+    for group in groups:
+        trained, held = ([item.impath for part, item in group if (part == "train") is kind] for kind in (True, False))
+        if trained and held:
+            leaks.append(f"{trained[0]}, there {held[0]}")
+        by_label = {item.label: f"{item.impath} ({item.classname})" for _, item in group}
+        if len(by_label) > 1:
+            conflicts.append(" and ".join(list(by_label.values())[:2]))
+    if leaks:
+        texts.append(f"{len(leaks)} training images are also in val or test, such as {leaks[0]}")
+    if conflicts:
+        texts.append(f"{len(conflicts)} images are in two classes, such as {conflicts[0]}")
 
 
 def _left_out(dataset: FewShotDataset, split: Split) -> dict[str, str]:

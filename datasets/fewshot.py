@@ -203,7 +203,9 @@ class FewShotDataset(DatasetBase):
         if not self.class_folders:
             return
         there = set(list_folders(self.image_dir))
-        named = {item.impath.split("/")[0] for item in split.items() if not os.path.isabs(item.impath)}
+        named = {
+            os.path.normpath(item.impath).split("/")[0] for item in split.items() if not os.path.isabs(item.impath)
+        }
         strange = sorted(named - there)
         if strange:
             raise ValueError(

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from PIL import Image
 
 from dassl.data import DatasetWrapper
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.data.evidence import training_evidence
 from datasets import catalogue, check, imagenet_family
 from datasets.fewshot import Counts
 
@@ -172,6 +174,61 @@ def test_image_in_train_and_test(eurosat, capsys):
     status, out = run(capsys, eurosat)
     assert status == 1
     assert f"1 training images are also in val or test, such as {content['train'][0][0]}" in out
+
+
+def spell_anew(folder: Path, path: str) -> str:
+    return f"./{path}"
+
+
+def link(folder: Path, path: str) -> str:
+    (folder / "Forest" / "link.jpg").symlink_to(folder / path)
+    return "Forest/link.jpg"
+
+
+def hard_link(folder: Path, path: str) -> str:
+    os.link(folder / path, folder / "Forest" / "link.jpg")
+    return "Forest/link.jpg"
+
+
+def copy(folder: Path, path: str) -> str:
+    shutil.copy(folder / path, folder / "Forest" / "copy.jpg")
+    return "Forest/copy.jpg"
+
+
+@pytest.mark.parametrize("again", [spell_anew, link, hard_link, copy])
+@pytest.mark.parametrize("same_class", [True, False])
+def test_a_picture_that_is_there_twice_is_found_whatever_its_path(eurosat, again, same_class, monkeypatch, caplog):
+    monkeypatch.setattr(DATASET_REGISTRY.get("EuroSAT"), "counts", None)  # as of one's own data
+    path = Path(load("EuroSAT", eurosat).split_path)
+    content = json.loads(path.read_text())
+    first = content["train"][0]
+    row = first if same_class else next(row for row in content["test"] if row[1] != first[1])
+    other = again(eurosat / "eurosat/2750", first[0])
+    content["test"].append([other, row[1], row[2]])
+    path.write_text(json.dumps(content))
+
+    def found(decode: bool) -> list[str]:
+        report = check.examine("eurosat", config("EuroSAT", eurosat), decode=decode)
+        return [text for text in report.problems if first[0] in text]
+
+    expected = [f"1 training images are also in val or test, such as {first[0]}, there {other}"]
+    if not same_class:
+        expected.append(f"1 images are in two classes, such as {first[0]} ({first[2]}) and {other} ({row[2]})")
+    assert found(decode=True) == expected
+    assert found(decode=False) == (expected if again is not copy else [])
+    evidence = training_evidence(load("EuroSAT", eurosat))
+    assert evidence["test_in_train"] == 1
+    assert "1 of 10 test images are also trained on (same content)" in caplog.text
+
+
+def test_copies_in_a_published_set_are_remarked(eurosat, monkeypatch):
+    path = Path(load("EuroSAT", eurosat).split_path)
+    content = json.loads(path.read_text())
+    (train, *_), (*_, test) = content["train"], content["test"]
+    shutil.copy(eurosat / "eurosat/2750" / train[0], eurosat / "eurosat/2750" / test[0])
+    report = check.examine("eurosat", config("EuroSAT", eurosat))
+    assert report.well
+    assert any("also in val or test" in text for text in report.remarks)
 
 
 def test_caches(eurosat, capsys):

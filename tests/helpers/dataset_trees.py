@@ -57,7 +57,7 @@ def put_images(folder: Path, names: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(reversed(names)):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(jpeg(number))
+        (folder / name).write_bytes(jpeg(number) + str(folder / name).encode())  # no two files are the same
 
 
 def _folders(root: Path, images: str, kind: str) -> None:
