@@ -72,7 +72,7 @@ def _rows(data: object, path: str, image_folder: str) -> list[Item]:
         if not isinstance(datum, _PickledDatum) or not isinstance(datum._impath, str):
             raise ValueError(f"{path} holds something other than lists of Datum")
         impath = datum._impath.replace("\\", "/")
-        _, found, relative = impath.rpartition(f"/{image_folder}/")
+        _, found, relative = f"/{impath}".rpartition(f"/{image_folder}/")  # a path may begin with the image folder
         rows.append([relative if found else impath, datum._label, datum._classname])
     return parse_rows(rows, path)
 

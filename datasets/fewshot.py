@@ -15,6 +15,7 @@ import numpy as np
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.datasets.base_dataset import draw_shots
 
 from . import caches
 from .sources import Part
@@ -226,6 +227,13 @@ class FewShotDataset(DatasetBase):
         more = "" if self._usual_val_shots(shots) else f"-val_{min(shots, self.val_shots)}"
         kept = os.path.join(self.split_fewshot_dir, f"shot_{shots}-seed_{seed}{more}-{split.digest()[:12]}.json")
         drawn = self._kept_draw(split, kept, shots, seed) if seed >= 0 else None
+        self.draw_source = "rule"
+        if drawn is not None and drawn != self.rule_draw(split, shots, seed):
+            self.draw_source = "stored"
+            logger.warning(
+                "The stored draw of %d shots, seed %d in %s is not what the rule gives for this split; it is used",
+                shots, seed, self.split_fewshot_dir,
+            )  # fmt: skip
         if drawn is None:
             drawn = self.draw(split, shots, seed)
             if seed >= 0:
@@ -238,6 +246,12 @@ class FewShotDataset(DatasetBase):
             train = self.generate_fewshot_dataset(split.train, num_shots=shots)
             val = self.generate_fewshot_dataset(split.val, num_shots=min(shots, self.val_shots)) if split.val else []
         return train, val
+
+    def rule_draw(self, split: Split, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
+        """The (train, val) lists that `draw` gives, without a word in the log."""
+        with official_stream(seed):
+            train = draw_shots(split.train, shots)
+            return train, draw_shots(split.val, min(shots, self.val_shots)) if split.val else []
 
     def _usual_val_shots(self, shots: int) -> bool:
         """Whether there are as many validation images as the official code draws for these shots."""

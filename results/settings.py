@@ -109,6 +109,12 @@ def unsaid_note(records: Iterable[Record]) -> list[str]:
     return [f"whether these are of the same images their records (or logs) do not say: {found}"] if found else []
 
 
+def draw_note(records: Iterable[Record]) -> list[str]:
+    """A sentence about runs whose few-shot draws were stored ones that the rule does not give; else nothing."""
+    found = _named(r for r in records if not r.problem and r.metrics.get("draw_source") == "stored")
+    return [f"trained on stored few-shot draws, not on those of the rule: {found}"] if found else []
+
+
 def _named(records: Iterable[Record]) -> str:
     """Runs as `dtd, APEX, seeds 1-3; ...`."""
     named: dict[str, list[Record]] = {}

@@ -10,7 +10,7 @@ from results.published import departures, published
 from results.records import Record
 from results.rows import Method, in_order, method_names, method_of, methods_in_order
 from results.seeds import numbers, seeds_name
-from results.settings import SHOWN, unsaid_note, validation_note
+from results.settings import SHOWN, draw_note, unsaid_note, validation_note
 from results.statistics import Summary, summarise
 
 
@@ -187,6 +187,7 @@ def add_missing(
         *_constant_note(records, names),
         *validation_note(records),
         *unsaid_note(records),
+        *draw_note(records),
     ]
     table.complete = not lacking and not left_out
 

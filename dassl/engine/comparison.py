@@ -70,6 +70,7 @@ IDENTITY = {
     "backbone_digest": "weights",
     "backbone_architecture": "architecture",  # the same weights may be run in several
     "full_split_hash": "split",
+    "draw_source": "few-shot draw",  # a stored one may be any
     "test_images_hash": "test images",
     "num_test": "number of test images",
     "num_classes": "number of classes",

@@ -219,6 +219,7 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
         "commit": commit,
         "config_hash": lambda: config_hash(cfg, trainer.random_streams),
         "split_hash": lambda: split_hash(cfg.DATASET.ROOT, data().train_x, data().test),
+        "draw_source": lambda: getattr(data(), "draw_source", None),
         "full_split_hash": lambda: getattr(data(), "full_split_hash", None),
         "checkpoint": lambda: checkpoint_evidence(trainer.checkpoint_files),
         "test_images_hash": lambda: images_hash(data().val if split == "val" else data().test),

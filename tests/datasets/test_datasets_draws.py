@@ -154,12 +154,13 @@ def official_pickle(root: Path, train: list[Datum], val: list[Datum], prefix: st
     data = {"train": train, "val": val}
     if prefix is not None:
         for datum in train + val:
-            datum._impath = datum._impath.replace(str(root), prefix)
+            datum._impath = datum._impath.replace(f"{root}/eurosat/" if prefix == "HERE" else str(root), prefix)
+            datum._impath = datum._impath.removeprefix("HERE")  # 2750/Forest/Forest_1.jpg
     path.write_bytes(pickle.dumps(data, protocol=pickle.HIGHEST_PROTOCOL))
     return path
 
 
-@pytest.mark.parametrize("prefix", [None, "/another/machine", "D:\\data"])
+@pytest.mark.parametrize("prefix", [None, "/another/machine", "D:\\data", ".", "HERE"])
 def test_official_pickle_serves(eurosat, prefix, caplog):
     caplog.set_level(logging.INFO)
     whole = load("EuroSAT", eurosat)
@@ -170,6 +171,19 @@ def test_official_pickle_serves(eurosat, prefix, caplog):
     assert f"Loading preprocessed few-shot data from {path}" in caplog.text
     assert rows(drawn, "train_x") == expected
     assert len(drawn.val) == 1
+    assert drawn.draw_source == "stored"
+    assert "The stored draw of 1 shots, seed 1 in" in caplog.text
+
+
+def test_a_stored_draw_that_is_the_rules_is_not_remarked(eurosat, caplog):
+    ours = load("EuroSAT", eurosat, shots=1)
+    official_pickle(eurosat, [*ours.train_x], [*ours.val])
+    for path in (eurosat / "eurosat/split_fewshot").glob("*.json"):
+        path.unlink()
+    again = load("EuroSAT", eurosat, shots=1)
+    assert rows(again, "train_x") == rows(ours, "train_x")
+    assert [dataset.draw_source for dataset in (ours, again, load("EuroSAT", eurosat))] == ["rule", "rule", None]
+    assert "stored draw" not in caplog.text
 
 
 def test_official_pickle_of_another_split_is_ignored(eurosat, caplog):

@@ -261,6 +261,20 @@ def test_archive_put_there_by_hand_is_used_and_stays(tmp_path, server, eurosat, 
     assert left_over(tmp_path) == ["2750", "EuroSAT.zip"]
 
 
+def test_archive_put_there_by_hand_for_a_later_mirror_is_used_before_any_network(tmp_path, server, eurosat, archive):
+    first = Download(server.url("first.zip"), "first.zip", md5(archive), {"2750": "2750"})
+    eurosat(first, Download("http://127.0.0.1:9/EuroSAT.zip", "EuroSAT.zip", md5(archive), {"2750": "2750"}))
+    server.files["first.zip"] = archive
+    (tmp_path / "eurosat").mkdir()
+    (tmp_path / "eurosat/EuroSAT.zip").write_bytes(archive)
+    assert run(tmp_path) == 0
+    assert [path for method, path, _ in server.asked if method == "GET"] == []
+    shutil.rmtree(tmp_path / "eurosat/2750")
+    (tmp_path / "eurosat/EuroSAT.zip").write_bytes(b"half")  # not usable: then the mirrors
+    assert run(tmp_path) == 0
+    assert "first.zip" in [path for method, path, _ in server.asked if method == "GET"]
+
+
 def test_wrong_archive_put_there_by_hand_is_said(tmp_path, eurosat, caplog):
     (tmp_path / "eurosat").mkdir()
     (tmp_path / "eurosat/EuroSAT.zip").write_bytes(b"half")

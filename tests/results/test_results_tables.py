@@ -325,3 +325,13 @@ def test_every_format_takes_an_empty_table(tmp_path):
     table = base2new([])
     for make in FORMATS.values():
         assert make(table)
+
+
+def test_stored_draws_are_named_below_the_table(tmp_path):
+    base2new_tree(tmp_path)
+    assert not any("stored few-shot draws" in note for note in base2new(read_records(tmp_path)).notes)
+    for seed in (1, 2, 3):
+        place = RunDirectory("base", "dtd", "APEX", APEX, 16, seed)
+        write_run(tmp_path, place, 80.0 + seed, draw_source="stored")
+    (note,) = (note for note in base2new(read_records(tmp_path)).notes if "stored few-shot draws" in note)
+    assert note == "trained on stored few-shot draws, not on those of the rule: dtd, APEX, seeds 1-3"

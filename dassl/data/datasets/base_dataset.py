@@ -79,6 +79,7 @@ class DatasetBase:
     dataset_dir = ""  # name of the folder below DATASET.ROOT
     domains: Sequence[str] = ()
     same_names: Sequence[str] = ()  # names that several classes have in the published list
+    draw_source: str | None = None  # of few-shot lists: "rule", or "stored" for a stored draw that is not the rule's
     full_split_hash: str | None = None  # SHA-256 of the whole split, before shots and classes are selected from it
 
     def __init__(
@@ -172,18 +173,12 @@ class DatasetBase:
         if num_shots < 1:
             return data_sources[0] if len(data_sources) == 1 else data_sources
         logger.info("Creating a %d-shot dataset", num_shots)
-        drawn = []
-        for data_source in data_sources:
-            groups = self.split_dataset_by_label(data_source).values()
-            drawn.append([item for items in groups for item in _draw(items, num_shots, repeat)])
+        drawn = [draw_shots(data_source, num_shots, repeat) for data_source in data_sources]
         return drawn[0] if len(drawn) == 1 else drawn
 
     def split_dataset_by_label(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """Group by label, in the order of first appearance."""
-        groups = defaultdict(list)
-        for item in data_source:
-            groups[item.label].append(item)
-        return groups
+        return _by_label(data_source)
 
     def split_dataset_by_domain(self, data_source: Iterable[Datum]) -> dict[int, list[Datum]]:
         """Group by domain, in the order of first appearance."""
@@ -210,6 +205,18 @@ class DatasetBase:
         if dst.endswith((".zip", ".tar", ".tar.gz", ".tgz")):
             logger.info("Extracting %s", dst)
             shutil.unpack_archive(dst, os.path.dirname(dst) or ".", filter=None if dst.endswith(".zip") else "data")
+
+
+def draw_shots(data_source: Iterable[Any], num_shots: int, repeat: bool = False) -> list[Any]:
+    """Return the few-shot list of one source; see :meth:`DatasetBase.generate_fewshot_dataset`."""
+    return [item for items in _by_label(data_source).values() for item in _draw(items, num_shots, repeat)]
+
+
+def _by_label(data_source: Iterable[Any]) -> dict[int, list[Any]]:
+    groups = defaultdict(list)
+    for item in data_source:
+        groups[item.label].append(item)
+    return groups
 
 
 def _draw(items: list[Datum], num_shots: int, repeat: bool) -> list[Datum]:
