@@ -125,10 +125,18 @@ class MMRLMethod(Method):
         """Features (C, E) of the sentences with inserted tokens."""
         return self.backbone.encode_text(self.tokens, self.prompts(self.text_maps), insert=True, share=self.share)
 
-    def image_features(self, images: Tensor) -> Tensor:
+    def both_image_features(self, images: Tensor) -> Tensor:
         """Features (B, 2, E) of the class token and of the tokens of the space, from one pass."""
         prompts = self.cached_in_eval("image prompts", lambda: self.prompts(self.image_maps))
         return self.backbone.encode_image(images, prompts, share=self.share, read=self.read)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features (B, E) of the class token."""
+        return self.both_image_features(images)[:, 0]
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both features of the images, (B, 2, E), and those of the classes, (C, E)."""
+        return self.both_image_features(images), self.cached_in_eval("text", self.text_features)
 
     def read(self, tokens: Tensor) -> Tensor:
         """The second features (B, E) of the normalised tokens of the space (B, n, D_v) after the last block."""

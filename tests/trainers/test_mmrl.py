@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 import written_out
 from clip_models import RESNET, VIT, random_state
 from parity import make_trainer, trainer_config
@@ -90,6 +91,7 @@ def test_forward(backbone, name):
     z, of_tokens, t = features(backbone, written_out.learned(method), images, BASE, share)
     fused = 0.6 * s * z @ t.T + 0.4 * s * of_tokens @ t.T
     torch.testing.assert_close(method(images), fused, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(F.normalize(method.image_features(images), dim=-1), z, rtol=1e-4, atol=1e-5)
     assert method.report() == {"mmrl": {"logits": "fused"}}
     method.fused = False
     torch.testing.assert_close(method(images), s * z @ t.T, rtol=1e-4, atol=1e-4)
