@@ -312,3 +312,30 @@ def test_skip_tuning_sees_one_view_of_each_image_per_epoch(eurosat_root, tmp_pat
     rates = {len(group["params"]): group["lr"] for group in trainer.optim.param_groups}
     children = trainer.model.learned
     assert rates == {len(list(children.text.parameters())): 2e-5, len(list(children.vision.parameters())): 5e-6}
+
+
+@pytest.mark.parametrize("name", ["fine-tuning", "CLIP-CITE", "2SFS", "Skip Tuning"])
+def test_half_weights_give_whole_gradients(name):
+    """Towers in float16, as on a GPU: float32 gradients of the direction that float32 towers give."""
+    gradients = []
+    for half in (False, True):
+        backbone = small_vit()
+        if half:
+            backbone.to_half_precision(backbone.model)
+        makers = {
+            "fine-tuning": lambda b: LearnedTowers(b, BASE, PET, tower_weights(b)),
+            "CLIP-CITE": lambda b: CLIPCITEMethod(b, BASE, PET, tower_weights(b)),
+            "2SFS": lambda b: TwoSFSMethod(b, BASE, PET, tower_weights(b, kind="norm")),
+            "Skip Tuning": lambda b: SkipTuningMethod(b, BASE, PET),
+        }
+        method = makers[name](backbone).train()
+        images, labels = batch(method)
+        if isinstance(method, SkipTuningMethod):
+            method.kept_ranks.fill_(True)
+            images = method.lower_outputs(images)
+            assert images.dtype == (torch.float16 if half else torch.float32)
+        method.loss(images, labels)[0].backward()
+        own = [value.grad for value in method.parameters() if value.grad is not None]
+        assert {gradient.dtype for gradient in own} == {torch.float32}
+        gradients.append(torch.cat([gradient.flatten() for gradient in own]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.999
