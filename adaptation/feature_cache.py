@@ -1,9 +1,9 @@
-"""What the plain image tower makes of a list of images, kept on disk: it is the same for every seed and every method.
+"""A cache on disk of image features of the frozen tower, which are the same for every seed and every method.
 
 A file belongs to one list of images (hashes of their contents) under one transform, through one image tower, in one
 precision and batch size, by one version of the code and its libraries on one kind of processor; so what is read is what
-would be computed. Only features of the loader's own images are kept or read: what a method makes of images that it has
-changed is computed. The folder is bounded: what was not read for longest goes first. Files appear whole or not at all,
+would be computed. Only features of the loader's own images are written or read: images that a method has changed are
+encoded. The folder is bounded: what was not read for longest goes first. Files appear whole or not at all,
 carry a digest of their content, and are made anew where that is another one's; any number of processes may use the
 folder.
 
@@ -61,7 +61,7 @@ class BatchImages(Tensor):
 
     Attributes:
         rows: which images of the list they are, (B,).
-        pixels: the images on `device`; None as long as nobody has asked for them.
+        pixels: the images on `device`; None until they are read.
         handled: whether anything but the cache has had the pixels.
     """
 
@@ -200,7 +200,7 @@ def cached_batches(cfg: CfgNode, loader: DataLoader, model: Method, precision: P
     """The batches of a loader, while the method's plain image features come from the cache, or are kept in it.
 
     They are neither where the images are not read in the usual way, the transform does not say what it does, the image
-    tower is an adapted one, or nobody knows which weights it has.
+    tower is an adapted one, or its weights have no digest.
     """
     data, shown = loader.dataset, repr(getattr(loader.dataset, "transform", None))
     usual = type(data) is DatasetWrapper and data.clock is None and " at 0x" not in shown

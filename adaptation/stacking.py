@@ -1,7 +1,7 @@
 """Several runs (seeds) of one configuration in one process: their training steps are computed together.
 
 The runs are ordinary runs: each has its trainer, its draw of images, its order, its optimiser, its log and its
-checkpoints. They are carried forward by turns (greenlets); when all of them stand before a training step, the learned
+checkpoints. They run in turn (greenlets); when each of them waits for its training step to be computed, the learned
 tensors are stacked in a leading dimension, the loss is mapped over it (`torch.func.vmap`), and one backward pass gives
 each run the gradient that it would have had alone. While they run, this stands in the place of
 `MethodTrainer.compute_gradients`; neither trainers nor methods know of it.
@@ -172,7 +172,7 @@ def _mapped_losses(steps: Sequence[StepInput], equal: ConstantsEqual) -> list[St
 
 
 def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
-    """Carry runs forward by turns until all have ended; returns what each returned, or the exception it raised.
+    """Run the bodies in turn until all have ended; returns what each returned, or the exception it raised.
 
     Standard output and the grad mode belong to each run while it has its turn.
     """

@@ -63,7 +63,8 @@ def frozen_backbone(name: str, path: str, precision: str, device: torch.device) 
 
 
 def fill_known_input(cfg: CfgNode, given: Container[str]) -> None:
-    """Set the INPUT keys of a backbone whose name alone says them (OpenAI's and the carried one), where nobody did.
+    """Set the INPUT keys that a backbone's name alone says (OpenAI's, the carried one), unless they were given.
+
 
     So they hold for trainers too that know nothing of `fill_input`.
 

@@ -3,7 +3,7 @@
 python -m benchmarks.loader [--images 128] [--rounds 3] [--output-dir output/benchmarks]
 
 Draws pictures of two kinds, 32-pixel PNGs and JPEGs of the size of photographs, and passes over them as training does
-(the recipe of CoOp: random resized crop, flip, normalisation) and as evaluation does. What a pass takes includes
+(CoOp's transforms: random resized crop, flip, normalisation) and as evaluation does. What a pass takes includes
 starting its workers, as in each epoch of a run. All variants take their turn in every round; the table gives medians
 over the rounds of the rates, of the processor time of an image (workers included) and of the ratios within a round: a
 machine that is busy slows all variants, and the processor times least. Writes `loader.json` and `loader.md`, and prints

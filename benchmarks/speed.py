@@ -223,9 +223,9 @@ class Report:
     def start(self) -> Rows:
         """Wall time of `train.py --help`, and of a training on the carried CLIP up to its first step."""
         python = [sys.executable, str(ROOT / "train.py")]
-        recipe = ROOT / "configs/trainers/APEX/tiny_vit_c2_ep15_batch16_2+2ctx.yaml"
+        configuration = ROOT / "configs/trainers/APEX/tiny_vit_c2_ep15_batch16_2+2ctx.yaml"
         with tempfile.TemporaryDirectory() as folder:
-            words = ["--root", folder, "--seed", "1", "--trainer", "APEX", "--config-file", str(recipe)]
+            words = ["--root", folder, "--seed", "1", "--trainer", "APEX", "--config-file", str(configuration)]
             words += ["--dataset-config-file", own_images(Path(folder)), "--output-dir", f"{folder}/out"]
             words += ["DATASET.NUM_SHOTS", "4", "DATALOADER.TRAIN_X.BATCH_SIZE", "4", "TRAIN.PRINT_FREQ", "1"]
             helped = min(seconds_of([*python, "--help"]) for _ in range(self.args.rounds))

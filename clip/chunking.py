@@ -138,7 +138,7 @@ class ChunkedEncoder:
 
 @contextmanager
 def unchunked(backbone: LimitedMemory) -> Iterator[None]:
-    """Inside, batches are encoded at once whatever they need: who stacks runs sees to it that they fit."""
+    """Inside, batches are encoded without chunks: stacking, which uses this, chooses how many runs fit."""
     encoders = {name: getattr(backbone, name) for name in ENCODERS}
     for name, encoder in encoders.items():
         setattr(backbone, name, getattr(encoder, "encode", encoder))
@@ -150,7 +150,7 @@ def unchunked(backbone: LimitedMemory) -> Iterator[None]:
 
 
 def _kind(tensor: Tensor | None) -> tuple | None:
-    """What of a tensor the plan depends on."""
+    """The properties of a tensor that the plan depends on."""
     return None if tensor is None else (tensor.shape, tensor.dtype, tensor.requires_grad)
 
 

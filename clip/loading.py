@@ -90,6 +90,6 @@ def _load(name: str, path: str) -> Backbone:
         return _of_openai(name, clip.read_model(clip.locate(name, path or None)))
     if name.isidentifier() and find_spec(f"clip.backbones.{name}"):
         return import_module(f"clip.backbones.{name}").load(path)
-    from clip import openclip  # open_clip takes seconds to import: only who asks for it pays
+    from clip import openclip  # importing open_clip takes seconds: only where one of its models is asked for
 
     return openclip.load(name, path)

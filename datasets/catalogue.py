@@ -55,7 +55,7 @@ def _kind(cfg: CfgNode) -> type[FewShotDataset]:
         raise ValueError(did_you_mean(name, DATASET_REGISTRY.registered_names(), "data set"))
     kind = DATASET_REGISTRY.get(name)
     if not issubclass(kind, FewShotDataset):
-        raise ValueError(f"{name} is not built on FewShotDataset, so its files are known to nobody but itself")
+        raise ValueError(f"{name} is not built on FewShotDataset, which declares the files that a data set needs")
     return kind
 
 

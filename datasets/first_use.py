@@ -17,7 +17,7 @@ MAX_RECORD = 1 << 20  # bytes
 
 
 class ChangedDownloadError(ValueError):
-    """A file is not the one that its source gave on first use, or nobody knows any more which that was."""
+    """A file is not the one that its source gave on first use, or the record of that is lost."""
 
 
 def verify_first_use(path: str, address: str, folder: str) -> None:

@@ -49,7 +49,7 @@ class DrawnDataset(FewShotDataset):
                 setattr(self, key, self.dataset_dir + getattr(self, key).removeprefix(old))
 
     def provide(self) -> None:
-        """Draw the data set unless it is there; raise ValueError if what is there was drawn by another recipe."""
+        """Draw the data set unless it is there; raise ValueError if what is there was drawn with other settings."""
         if not os.path.isdir(self.dataset_dir):
             self._draw()
         note = os.path.join(self.dataset_dir, NOTE)

@@ -42,7 +42,9 @@ def draw(features: Features, shots: int, generator: np.random.RandomState) -> Fe
 def fit(train: Features, c: float) -> LogisticRegression:
     """Multinomial logistic regression with an L2 penalty of inverse strength `c`."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the recipe stops after its iterations, converged or not
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # the procedure stops after its iterations, converged or not
         return LogisticRegression(solver="lbfgs", max_iter=MAX_ITERATIONS, C=c).fit(train.x, train.y)
 
 

@@ -134,7 +134,7 @@ _store: ImageStore | None = None
 def shared_store(megabytes: int, user: Any) -> ImageStore | None:
     """Return the store of this process, which the runs that follow each other in it share.
 
-    It is replaced by an empty one if it is more than half full and nobody is left who uses it: each run finds room.
+    It is replaced by an empty one if it is more than half full and no run uses it any more, so that each run finds room.
 
     Args:
         megabytes: value of ``DATALOADER.CACHE_MB``; with 0 there is no store.

@@ -20,7 +20,7 @@ NO_EFFECT = {
     "TRAIN.MEMORY_GB": "a batch in chunks has the gradients of the whole",
     "TRAIN.PRINT_FREQ": "how often a run speaks",
     "TRAIN.CHECKPOINT_FREQ": "how often it saves",
-    "TEST.CACHE_FEATURES": "kept features are those that would be computed",
+    "TEST.CACHE_FEATURES": "cached features equal those that would be computed",
     "VERBOSE": "how much a run says",
     "USE_CUDA": "what it runs on",
 }

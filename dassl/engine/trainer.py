@@ -405,7 +405,7 @@ class _Endless(Iterator[Any]):
 
 
 def _with_progress_bar(batches: Iterable[Any], title: str, count: int) -> Iterable[Any]:
-    """Show on standard error how many are done, if it takes more than seconds; seldom where nobody watches."""
+    """Show on standard error how many are done, if it takes more than seconds; less often without a terminal."""
     interval = 0.2 if sys.stderr.isatty() else 30
     return tqdm(batches, desc=title, total=count, delay=3, mininterval=interval, maxinterval=max(interval, 10))
 
