@@ -86,9 +86,8 @@ def declare_roles(roles: Mapping[str, Role]) -> None:
 
 
 def known_roles() -> dict[str, Role]:
-    """The roles of all protocols, by name."""
-    import protocols  # noqa: F401 - declares what is in the folder
-
+    """The roles of all protocols, by name. Importing `protocols` declares them."""
+    assert _ROLES, "no protocol has declared its roles: import protocols first"
     return _ROLES
 
 

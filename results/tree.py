@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 
+import protocols  # noqa: F401 - declares the directories of runs
 from results import logs
 from results.records import Record, read_run
 from results.settings import only_comparable

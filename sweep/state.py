@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import protocols  # noqa: F401 - declares the directories of runs
 import train
 from dassl.config import get_cfg_default
 from dassl.engine.comparison import differences, flatten, to_dict

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import connection, parent_process
 
+import protocols  # noqa: F401 - declares the directories of runs
 from sweep.plan import Run, SeedGroup
 
 STEP_LINE = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")

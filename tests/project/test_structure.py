@@ -31,10 +31,10 @@ MAY_IMPORT = {
     "results": {"adaptation", "dassl", "datasets", "trainers"},  # the last two for the keys that they declare
     "protocols": {"results", "sweep"},
 }
-MAY_ALSO_IMPORT = {  # the command lines, and the layout, whose roles the protocols declare
+MAY_ALSO_IMPORT = {  # the command lines, and what reads trees, whose directories the protocols declare
     "results/cli.py": {"protocols", "sweep"},
     "results/__main__.py": {"protocols", "sweep"},
-    "results/layout.py": {"protocols"},
+    "results/tree.py": {"protocols"},
 }
 NAMES_FORMATS = {"clip/precision.py", "dassl/utils/torchtools.py", "dassl/utils/tools.py"}
 FORMAT_NAMES = {"float16", "bfloat16", "float32", "float64", "half"}

@@ -5,11 +5,9 @@ from typing import Any
 
 from torch import nn
 
-from dassl.utils import Registry
+from dassl.modeling.backbone.registry import BACKBONE_REGISTRY
 
 logger = logging.getLogger(__name__)
-
-BACKBONE_REGISTRY = Registry("BACKBONE")
 
 
 def build_backbone(name: str, verbose: bool = True, **kwargs: Any) -> nn.Module:

@@ -11,7 +11,7 @@ from torchvision import models
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 from dassl.modeling.backbone.backbone import Backbone
-from dassl.modeling.backbone.build import BACKBONE_REGISTRY
+from dassl.modeling.backbone.registry import BACKBONE_REGISTRY
 from dassl.modeling.ops import EFDMix, MixStyle
 from dassl.utils import check_availability
 
