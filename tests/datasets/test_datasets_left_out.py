@@ -6,13 +6,16 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dataset_trees import TREES, jpeg, put_images
 from dataset_trees import load as load_benchmark
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from own_data_trees import BIRDS, class_folders, counts, load, make_config, write_csv
+from PIL import Image
 
+import train
 from datasets import catalogue, check
 from datasets.splits import class_images, list_images
 
@@ -252,3 +255,43 @@ def test_a_class_that_is_named_twice_is_refused(tmp_path, file, text):
     (tmp_path / "birds" / file).write_text(text)
     with pytest.raises(ValueError, match=rf"{file}: the class 'wren' is named twice: 'a' and 'b'"):
         load(tmp_path, CLASSNAMES=file)
+
+
+# Numbers of a whole run
+
+
+@pytest.mark.parametrize("kind", ["16-bit PNG", "16-bit TIFF, big-endian", "float TIFF", "palette"])
+def test_a_run_on_other_modes_has_the_results_of_its_8_bit_originals(tmp_path, kind):
+    ways = {
+        "16-bit PNG": lambda v: (Image.fromarray(v * np.uint16(257)), "PNG"),
+        "16-bit TIFF, big-endian": lambda v: (Image.fromarray((v * np.uint16(257)).astype(">u2")), "TIFF"),
+        "float TIFF": lambda v: (Image.fromarray(v.astype(np.float32) / 255), "TIFF"),
+        "palette": lambda v: (Image.fromarray(v).convert("P"), "PNG"),
+    }
+    found = {}
+    for name, way in {"8 bits": lambda v: (Image.fromarray(v), "PNG"), kind: ways[kind]}.items():
+        generator, root = np.random.default_rng(0), tmp_path / name
+        for bird in BIRDS:
+            (root / "birds" / bird).mkdir(parents=True)
+            for number in range(6):
+                picture = generator.integers(0, 256, (40, 40), dtype=np.uint8)
+                picture[: 6 + 10 * BIRDS.index(bird)] = 255
+                image, form = way(picture)
+                image.save(root / "birds" / bird / f"{number}.{form.lower()}", form)
+        make_config(root, FOLDER="birds")
+        argv = [
+            "--root",
+            str(root),
+            "--seed",
+            "1",
+            "--trainer",
+            "ZeroshotCLIP",
+            "--backbone",
+            "tiny-ViT",
+            "--eval-only",
+        ]
+        argv += ["--dataset-config-file", str(root / "mine.yaml"), "--output-dir", str(root / "out")]
+        train.run(train.build_parser().parse_args([*argv, "DATALOADER.NUM_WORKERS", "0"]))
+        metrics = json.loads((root / "out" / "metrics.json").read_text())
+        found[name] = [metrics[key] for key in ("accuracy", "macro_f1", "per_class")]
+    assert found[kind] == found["8 bits"]
