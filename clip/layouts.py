@@ -109,13 +109,20 @@ def layout_of(state: State) -> Layout | None:
 
 
 def unwrap(tree: object) -> object:
-    """What training checkpoints hold as weights: out of their entries, however nested, without their prefixes."""
+    """What training checkpoints hold as weights: out of their entries, however nested, without their prefixes.
+
+    Raises:
+        ValueError: a checkpoint holds the weights of several CLIPs, such as a model and its running average.
+    """
     for _ in range(8):  # wrappers in wrappers: no real file has more than three
         if not isinstance(tree, Mapping) or layout_of(tree):
             return tree
-        inner = next((tree[name] for name in WRAPPERS if isinstance(tree.get(name), Mapping)), None)
-        if inner is None:
-            inner = _without_prefix(tree)
+        wrapped = [name for name in WRAPPERS if isinstance(tree.get(name), Mapping)]
+        whole = [name for name in wrapped if _holds_layout(tree[name])]
+        if len(whole) > 1:
+            raise ValueError(f"it holds several sets of weights, {' and '.join(whole)}: keep one of them")
+        name = next(iter(whole or wrapped), None)
+        inner = _without_prefix(tree) if name is None else tree[name]
         if inner is None:
             return tree
         tree = inner
@@ -127,6 +134,8 @@ def _without_prefix(tree: Mapping) -> Mapping | None:
     for prefix in PREFIXES:
         inner = {key[len(prefix) :]: value for key, value in tree.items() if str(key).startswith(prefix)}
         if inner and (len(inner) == len(tree) or _holds_layout(inner)):
+            if _holds_layout({key: value for key, value in tree.items() if not str(key).startswith(prefix)}):
+                raise ValueError(f"it holds the weights of another CLIP beside those below {prefix}: keep one of them")
             return inner
     return None
 
@@ -137,6 +146,7 @@ def _holds_layout(tree: Mapping) -> bool:
     return any(all(any(name.endswith(key) for name in names) for key in layout.keys) for layout in LAYOUTS)
 
 
+TEXT_HALF, IMAGE_HALF = "the text half of a CLIP", "the image half of a CLIP"
 _LOOKS = (  # the first pattern that some key matches
     (r"prompt_learner\.|^ctx$|^token_prefix$", "a checkpoint of learned prompts, not of a backbone"),
     (r"lora_[AB]|\.lora\.|_lora", "an adapter (LoRA), not whole weights"),
@@ -153,14 +163,12 @@ _LOOKS = (  # the first pattern that some key matches
     (r"^(backbone\.|encoder_q\.)?layer4\.\d+\.conv", "a ResNet classifier"),
     (r"^(features|classifier)\.", "a classifier of torchvision"),
     (r"^(model\.)?encoder\.layers?\.|^(bert|roberta)\.", "a language model or an encoder alone"),
-    (r"^transformer\.resblocks\.", "the text half of a CLIP"),
-    (r"^visual\.", "the image half of a CLIP"),
+    (r"^transformer\.resblocks\.", TEXT_HALF),
+    (r"^visual\.", IMAGE_HALF),
 )
 
 
 def describe(state: State) -> str:
     """What a state dict looks like that is not read, "" where nothing is recognised."""
-    for pattern, name in _LOOKS:
-        if any(re.search(pattern, str(key)) for key in state):
-            return name
-    return ""
+    found = [name for pattern, name in _LOOKS if any(re.search(pattern, str(key)) for key in state)]
+    return found[0] if found and found != [TEXT_HALF, IMAGE_HALF] else ""

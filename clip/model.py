@@ -520,7 +520,8 @@ def from_state_dict(state_dict: Mapping[str, Tensor], kind: Callable[..., CLIP] 
             and need not be among the weights.
 
     Raises:
-        ValueError: the state dict is not an OpenAI CLIP's, or keys are missing, left over or of another shape (named).
+        ValueError: the state dict is not an OpenAI CLIP's, or keys are missing, left over, no floats or of another
+            shape (named).
     """
     weights = {k: v for k, v in state_dict.items() if k not in ("input_resolution", "context_length", "vocab_size")}
     sizes = architecture(weights)
@@ -531,6 +532,11 @@ def from_state_dict(state_dict: Mapping[str, Tensor], kind: Callable[..., CLIP] 
     problems = {
         "missing": [key for key, value in own.items() if value.is_meta and key not in weights],
         "not used": [key for key in weights if key not in shapes],
+        "no floats": [
+            key
+            for key, value in weights.items()
+            if key in own and own[key].is_floating_point() and not value.is_floating_point()
+        ],
         "of another shape": [key for key, value in weights.items() if shapes.get(key, value.shape) != value.shape],
     }
     if any(problems.values()):

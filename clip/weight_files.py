@@ -188,7 +188,8 @@ def _tensors(loaded: object) -> dict[str, Tensor]:
     if not isinstance(loaded, Mapping) or not all(
         isinstance(key, str) and _is_ordinary(value) for key, value in loaded.items()
     ):
-        raise ValueError("it holds no state dict of tensors")
+        entries = f", but {', '.join(map(str, list(loaded)[:5]))}" if isinstance(loaded, Mapping) else ""
+        raise ValueError(f"it holds no state dict of tensors{entries}")
     if sum(value.numel() * value.element_size() for value in loaded.values()) > BYTES_LIMIT:
         raise ValueError(f"its tensors would take more than {BYTES_LIMIT >> 30} GiB")
     return {key: value.detach() for key, value in loaded.items()}

@@ -27,7 +27,7 @@ from yacs.config import CfgNode
 from clip.simple_tokenizer import SimpleTokenizer
 from dassl.utils import available_cpus, group_equal, printable, write_json
 from dassl.utils.file_identity import file_digests, file_status
-from dassl.utils.images import DAMAGE, is_wide, to_rgb, too_large, value_range
+from dassl.utils.images import DAMAGE, has_deep_colours, is_wide, to_rgb, too_large, value_range
 
 from . import caches, catalogue
 from .fewshot import FewShotDataset
@@ -111,13 +111,26 @@ def look_at_image(path: str) -> tuple[str, list[str]]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             with Image.open(path) as image:
-                to_rgb(image)
-                peculiar = _peculiarities(image)
+                deep = has_deep_colours(image)
+                peculiar = _of_the_file(image)
+                rgb = to_rgb(image)
+                if deep and all(high < 16 for _, high in rgb.getextrema()):
+                    peculiar.append("dark: no value in the upper 15/16 of 16 bits")
+                peculiar += _peculiarities(image)
     except Image.DecompressionBombError:
         return too_large(), []
     except DAMAGE as error:
         return f"{type(error).__name__}: {error}", []
     return "", peculiar
+
+
+def _of_the_file(image: Image.Image) -> list[str]:
+    """What is unusual about an opened image that cannot be told once it is read, as asking for its EXIF may do."""
+    found = ["16 bits per channel, of which the upper 8 are read"] if has_deep_colours(image) else []
+    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
+        tiff, other = "turned by Pillow as its orientation says", "rotated by EXIF, which is ignored here"
+        found.append(f"{tiff if image.format == 'TIFF' else other} as in the official code")
+    return found
 
 
 def _peculiarities(image: Image.Image) -> list[str]:
@@ -137,8 +150,6 @@ def _peculiarities(image: Image.Image) -> list[str]:
         found.append("transparency, which is dropped")
     if getattr(image, "is_animated", False) and image.format != "MPO":  # whose further frames are previews
         found.append("several frames or pages, of which the first is taken")
-    if image.getexif().get(EXIF_ORIENTATION, 1) != 1:
-        found.append("rotated by EXIF, which is ignored here as in the official code")
     if image.width * image.height > Image.MAX_IMAGE_PIXELS:
         found.append(f"huge, over {Image.MAX_IMAGE_PIXELS} pixels")
     if min(image.size) < 16:
@@ -164,10 +175,10 @@ def decode_all(paths: list[str], report: Report, workers: int, progress: bool) -
 def examine(name: str, cfg: CfgNode, decode: bool = True, workers: int = 1, progress: bool = False) -> Report:
     """Look at one data set; whatever is wrong is in the report, nothing is raised for it and nothing written."""
     report = Report(name)
-    dataset = catalogue.located(cfg)
-    dataset.keeps = False
     with _warnings_into(report.remarks):
         try:
+            dataset = catalogue.located(cfg)
+            dataset.keeps = False
             dataset.provide()
             dataset.check_folders()
             split = dataset.load_split()

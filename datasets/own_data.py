@@ -30,6 +30,7 @@ from .splits import (
     Item,
     Split,
     check_labels,
+    class_folders,
     class_images,
     list_folders,
     list_images,
@@ -46,7 +47,11 @@ NAME_COLUMNS = ("class_name", "classname", "label_name", "name")  # how a class 
 CLASS_COLUMNS = ("class", "label", "category", "class_id", "label_id", "target")  # which class it is, by name or number
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
 SPLIT_COLUMNS = ("split", "set", "part", "subset")
-PART_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+PART_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
 
 Labelled = tuple[str, str]  # path relative to the image folder, class key (folder name or CSV cell)
 
@@ -77,8 +82,8 @@ class OwnData(FewShotDataset):
         """The split of whichever form the data have, class names mapped. ValueError if they have none."""
         if self.list_path:
             split = self._from_list()
-        elif self._part_folders():
-            split = self._from_part_folders()
+        elif parts := self._part_folders():
+            split = self._from_part_folders(parts)
         else:
             split = super().load_split()
             self._warn_of_unlisted(split)
@@ -117,15 +122,15 @@ class OwnData(FewShotDataset):
             )
         return {part: names[0] for part, names in folders.items()}
 
-    def _from_part_folders(self) -> Split:
-        """The split that lies in train/val/test folders."""
+    def _from_part_folders(self, folders: dict[str, str]) -> Split:
+        """The split that lies in train/val/test folders, given by part."""
         parts: dict[str, list[Labelled]] = {}
         left_out: dict[str, str] = {}
-        for part, folder in self._part_folders().items():
+        for part, folder in folders.items():
             top = os.path.join(self.image_dir, folder)
             parts[part] = [
                 (f"{folder}/{name}/{file}", name)
-                for name in list_folders(top)
+                for name in class_folders(top)
                 for file in class_images(os.path.join(top, name), left_out)
             ]
         warn_of_left_out(left_out)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from dassl.utils import atomic_write
-from dassl.utils.images import is_image_file
+from dassl.utils.images import SUFFIXES, is_image_file
 
 logger = logging.getLogger(__name__)
 
@@ -130,9 +130,10 @@ def check_labels(split: Split, source: str) -> None:
     trained = {item.label for item in split.train}
     if trained != set(range(len(trained))):
         absent = next(label for label in range(max(trained) + 1) if label not in trained)
+        called = f" ({names[absent]!r})" if absent in names else ""
         raise ValueError(
             f"{source}: training labels must be 0 to C-1 without gaps; there are {len(trained)} labels, "
-            f"the largest is {max(trained)}, and label {absent} has no training image"
+            f"the largest is {max(trained)}, and label {absent}{called} has no training image"
         )
     for part in ("val", "test"):
         strange = sorted({item.label for item in split.parts()[part]} - trained)
@@ -188,6 +189,29 @@ def list_folders(folder: str) -> list[str]:
     return sorted(name for name in names if not name.startswith(".") and name not in NO_CLASSES)
 
 
+def class_folders(folder: str) -> list[str]:
+    """The class folders in `folder` (see `list_folders`). Warns of hidden folders and of images beside class folders.
+
+    Raises ValueError for a link that leads nowhere, whose class would vanish.
+    """
+    hidden, loose = [], []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not os.path.exists(entry.path):
+                raise ValueError(f"{entry.path} is a link to nothing: mend or remove it")
+            if entry.name.startswith("."):
+                hidden += [entry.name] if entry.is_dir() else []
+            elif entry.name.lower().endswith(SUFFIXES) and entry.is_file():
+                loose.append(entry.name)
+    for names, what in (
+        (hidden, "hidden folders, which are no classes"),
+        (loose, "images beside the class folders, which are not used"),
+    ):
+        if names:
+            logger.warning("%s: %d %s: %s", folder, len(names), what, ", ".join(sorted(names)[:SHOWN]))
+    return list_folders(folder)
+
+
 def portions(count: int, p_train: float, p_val: float, what: str) -> tuple[int, int]:
     """How many of `count` images go to train and to val (the rest: test).
 
@@ -222,7 +246,7 @@ def read_folders(image_dir: str, name_of: Callable[[str], str] = str, ignored: S
 
     Warns of files that are no images; raises ValueError for a folder without images.
     """
-    folders = [name for name in list_folders(image_dir) if name not in ignored]
+    folders = [name for name in class_folders(image_dir) if name not in ignored]
     if not folders:
         raise ValueError(f"no class folders in {image_dir}")
     left_out: dict[str, str] = {}

@@ -17,6 +17,7 @@ END_OF_TEST = ("=> result",)
 LOG = "log.txt"
 EVALUATED = re.compile(r"(?:Evaluate|Do evaluation) on (?:the )?\*?(\w+)\*? set")
 EPOCH = re.compile(r"epoch \[\d+/\d+\]\s*(?:batch\b|\[)")
+SEED = re.compile(r"^SEED: (-?\d+)\s*$", re.MULTILINE)  # in the configuration that a log begins with
 SEED_FOLDER = re.compile(r"seed_?(\d+)")
 
 
@@ -53,13 +54,19 @@ class Experiment:
 
 
 def read_log(path: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> tuple[float | None, str]:
-    """The last value of `keyword` after an end signal, in percent, or None and the reason."""
+    """The last value of `keyword` after an end signal, in percent, or None and the reason.
+
+    A log of another seed than its folder is called by has no value.
+    """
     pattern = re.compile(rf"\* {re.escape(keyword)}: ([^\s%]+)%")
     armed, validating, value, damaged = False, False, None, ""
     try:
         text = Path(path).read_text(encoding="utf-8", errors="replace")
     except OSError as error:
         return None, f"cannot be read ({error.strerror})"
+    folder, said = SEED_FOLDER.fullmatch(Path(path).parent.name), SEED.search(text)
+    if folder and said and int(said[1]) != int(folder[1]):
+        return None, f"it is of seed {int(said[1])}, not of the {int(folder[1])} in the name of its folder"
     for line in text.splitlines():
         if EPOCH.match(line):  # it trains, so that nothing before was the end
             armed, value, damaged = False, None, ""

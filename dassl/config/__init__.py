@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 NONE_IS_EMPTY = "CTX_INIT"  # keys whose empty text has a meaning though it is not the default: random contexts
 LEAST = {  # below this no run can be made
     "SEED": -1,
+    "DATASET.NUM_SHOTS": -1,
     "DATALOADER.TRAIN_X.BATCH_SIZE": 1,
     "DATALOADER.TEST.BATCH_SIZE": 1,
     "DATALOADER.NUM_WORKERS": 0,
@@ -247,6 +248,11 @@ def check_values(cfg: CfgNode) -> None:
             raise ValueError(f"{key} is {value}, but must be at least {least}")
     if len(cfg.INPUT.SIZE) != 2 or min(cfg.INPUT.SIZE) < 1:
         raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but must be height and width in pixels")
+    scale = tuple(cfg.INPUT.RRCROP_SCALE)
+    if len(scale) != 2 or not all(isinstance(part, int | float) for part in scale) or not 0 < scale[0] <= scale[1] <= 1:
+        raise ValueError(
+            f"INPUT.RRCROP_SCALE is {scale}, but must be two parts of an image's area, 0 < low <= high <= 1"
+        )
 
 
 class _Loader(yaml.SafeLoader):

@@ -62,10 +62,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Return an opened image as RGB: the first frame, without transparency, wide channels scaled to 8 bits.
 
     Raises:
-        ValueError: samples that have no defined brightness (negative, NaN, between two ranges), or 16-bit planes, which
-            Pillow reads wrongly.
+        ValueError: samples that have no defined brightness (negative, NaN, between two ranges), LAB, or 16-bit planes,
+            which Pillow reads wrongly.
     """
     tags = getattr(image, "tag_v2", {})
+    if image.mode == "LAB":  # what becomes of it depends on the version of Pillow
+        raise ValueError("its colours are LAB: convert it to RGB")
+    if _several(tags.get(SAMPLE_FORMAT, 1))[0] == SIGNED and _several(tags.get(BITS, 8))[0] < 32:
+        raise ValueError("it has signed samples, and which of them are black and white is not defined: convert it")
     if tags.get(PLANAR) == PLANES and max(_several(tags.get(BITS, 8))) > 8:
         raise ValueError("its channels are stored in planes of more than 8 bits: convert it to 8 bits")
     if is_wide(image):
@@ -78,6 +82,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def is_wide(image: Image.Image) -> bool:
     """Return whether an image has more than 8 bits per sample as Pillow opens it."""
     return image.mode.startswith(("I", "F"))
+
+
+def has_deep_colours(image: Image.Image) -> bool:
+    """Return whether an opened image, not yet read, has 16 bits per channel of which Pillow keeps the upper 8."""
+    return not is_wide(image) and any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 def _several(value: Any) -> tuple[Any, ...]:
@@ -126,10 +135,9 @@ def value_range(image: Image.Image, values: np.ndarray, tags: Mapping[int, Any])
         if not low <= smallest <= largest <= high or low == high:
             raise ValueError(f"it declares values from {low} to {high}, but has {smallest} to {largest}")
         return low, high
-    signed_16 = _several(tags.get(BITS, 32))[0] == 16 and _several(tags.get(SAMPLE_FORMAT, 1))[0] == SIGNED
     steps = (1, 255, 65535) if values.dtype.kind == "f" else (255, 65535)
     high = next((step for step in steps if largest <= step), None)
-    if signed_16 or smallest < 0 or high is None or any(step < largest < 2 * step for step in steps if step != high):
+    if smallest < 0 or high is None or any(step < largest < 2 * step for step in steps if step != high):
         raise ValueError(
             f"which of its values, {smallest} to {largest}, are black and white is not defined: convert it to 8 bits"
         )

@@ -269,6 +269,20 @@ def test_wrappers_and_prefixes(suffix, wrapper, prefix, state, tmp_path):
     same(read_state_dict(tmp_path / f"weights{suffix}"), state)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+@pytest.mark.parametrize("names", [("model", "state_dict"), ("model", "model_ema"), ("module", "model_state_dict")])
+def test_of_several_sets_of_weights_none_is_guessed(suffix, names, state, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    trees = {name: {key: value * scale for key, value in state.items()} for scale, name in enumerate(names, 1)}
+    if suffix == ".pt" and "model_ema" in names:  # of what is wrapped, only known names are weights
+        trees = {f"{name}.{key}": value for name, tree in trees.items() for key, value in tree.items()}
+    _save(trees, path)
+    with pytest.raises(ValueError, match="keep one of them"):
+        read_state_dict(path)
+    _save({"model": {"name": "ViT"}, "state_dict": state}, tmp_path / "one.pt")
+    same(read_state_dict(tmp_path / "one.pt"), state)
+
+
 def test_open_clip_s_models_take_the_same_wrappers(tmp_path):
     reduced.register(tmp_path)
     model = reduced.random_model("reduced-EVA02")
@@ -445,6 +459,23 @@ def test_other_files_are_said(content, said, tmp_path):
     (tmp_path / "weights.pt").write_bytes(content)
     with pytest.raises(ValueError, match=said):
         load_backbone("ViT-B/16", str(tmp_path / "weights.pt"))
+
+
+def test_what_whole_weights_of_a_clip_look_like_is_not_said(state, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({**state, "head.weight": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match=r"not used: head\.weight$"):
+        load_backbone(str(path))
+    torch.save({"net": state, "epoch": 3}, path)
+    with pytest.raises(ValueError, match="no state dict of tensors, but net, epoch"):
+        load_backbone(str(path))
+
+
+def test_weights_of_whole_numbers_are_refused_by_name(state, tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({**state, "visual.proj": state["visual.proj"].to(torch.int8)}, path)
+    with pytest.raises(ValueError, match=r"no floats: visual\.proj"):
+        load_backbone(str(path))
 
 
 def test_a_flipped_bit_is_seen(state, tmp_path):

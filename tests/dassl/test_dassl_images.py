@@ -145,6 +145,12 @@ def test_the_orientation_of_exif_is_ignored():
     assert np.array_equal(read(saved(Image.fromarray(v), "PNG", exif=exif)), v)
 
 
+def test_the_orientation_of_a_tiff_is_followed_as_pillow_does():
+    v = np.arange(72, dtype=np.uint8).reshape(*SHAPE, 3)
+    turned = np.rot90(v, -1)  # 6: the first row is the right-hand side
+    assert np.array_equal(read(saved(Image.fromarray(v), "TIFF", tiffinfo={274: 6})), turned)
+
+
 def floats(*values: float) -> bytes:
     return saved(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF")
 
@@ -162,6 +168,8 @@ REFUSED = {
     "negative integer": (integers(-3, 100), "black and white is not defined"),
     "32 bits": (integers(0, 2**30), "black and white is not defined"),
     "8-bit values in 16 bits": (saved(Image.fromarray(np.array([[0, 200]], dtype=np.uint16)), "PNG"), "would be black"),
+    "signed 8 bits": (tiff(np.array([[[5], [-3]]], dtype="i1"), sample_format=2), "is not defined"),
+    "LAB": (saved(Image.new("RGB", (2, 2), "red").convert("LAB"), "TIFF"), "LAB"),
     "signed 16 bits": (tiff(np.array([[[5], [30000]]], dtype="<i2"), sample_format=2), "is not defined"),
     "16-bit planes": (tiff(np.full((2, 2, 3), 40000, dtype="<u2"), planes=True, photometric=2), "planes"),
     "outside of what it declares": (

@@ -5,8 +5,10 @@ import logging
 import os
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +131,26 @@ def peculiar_transparent(path: Path) -> None:
     Image.new("RGBA", (20, 20)).save(path, "PNG")
 
 
+def deep_colours(path: Path, value: int) -> None:
+    """A PNG of 20 x 20 pixels with 16 bits per channel."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    rows = (b"\0" + struct.pack(">60H", *[value] * 60)) * 20
+    head = struct.pack(">IIBBBBB", 20, 20, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def peculiar_turned(path: Path) -> None:
+    Image.new("RGB", (20, 30)).save(path, "TIFF", tiffinfo={check.EXIF_ORIENTATION: 6})
+
+
 PECULIAR = {
+    "turned by Pillow as its orientation says": peculiar_turned,
+    "16 bits per channel, of which the upper 8 are read": lambda path: deep_colours(path, 40000),
+    "dark: no value in the upper 15/16": lambda path: deep_colours(path, 4000),
     "CMYK": peculiar_cmyk,
     "palette": peculiar_palette,
     "more than 8 bits, read from 0 (black) to 65535 (white)": peculiar_deep,

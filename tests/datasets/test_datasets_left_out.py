@@ -118,6 +118,41 @@ def test_folders_that_archives_and_this_program_make_are_no_classes(tmp_path):
     assert load(tmp_path).classnames == sorted(BIRDS)
 
 
+def test_what_lies_beside_class_folders_is_named(tmp_path, caplog):
+    birds = tmp_path / "birds"
+    class_folders(birds)
+    put_images(birds, ["loose.jpg"])
+    (birds / "robin").rename(birds / ".robin")
+    assert load(tmp_path).classnames == ["blue_tit", "wren"]
+    assert "1 hidden folders, which are no classes: .robin" in caplog.text
+    assert "1 images beside the class folders, which are not used: loose.jpg" in caplog.text
+
+
+@pytest.mark.parametrize("top", ["birds", "birds/test"])
+def test_a_class_whose_link_leads_nowhere_does_not_vanish(tmp_path, top):
+    for part in ("train", "test") if "/" in top else ("",):
+        class_folders(tmp_path / "birds" / part)
+    shutil.rmtree(tmp_path / top / "robin")
+    (tmp_path / top / "robin").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ValueError, match=r"robin is a link to nothing"):
+        load(tmp_path)
+    assert any("is a link to nothing" in text for text in examined(tmp_path).problems)
+
+
+def test_a_class_that_train_lacks_is_named(tmp_path):
+    class_folders(tmp_path / "birds/train", 5)
+    class_folders(tmp_path / "birds/test", 3)
+    (tmp_path / "birds/train/robin").rename(tmp_path / "birds/train/Robin")
+    with pytest.raises(ValueError, match=r"label 2 \('robin'\) has no training image"):
+        load(tmp_path)
+
+
+def test_spellings_of_the_parts(tmp_path):
+    for part, count in (("training", 5), ("valid", 2), ("testing", 3)):
+        class_folders(tmp_path / "birds" / part, count)
+    assert counts(load(tmp_path)) == [15, 6, 9]
+
+
 def test_parts_are_found_in_any_case(tmp_path, caplog):
     for part, count in (("Train", 5), ("VAL", 2), ("Test", 3), ("extra", 4), ("__MACOSX", 1)):
         class_folders(tmp_path / "birds" / part, count)

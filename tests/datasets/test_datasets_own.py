@@ -185,6 +185,7 @@ def test_files_that_are_not_there(birds):
 def test_wrong_template(birds, template):
     with pytest.raises(ValueError, match=r"DATASET.TEMPLATE is .* must have \{\} once"):
         load(birds, TEMPLATE=template)
+    assert check.main([str(birds / "mine.yaml"), "--root", str(birds)]) == 1
 
 
 def test_misspelt_key(birds):

@@ -335,6 +335,10 @@ def test_a_folder_of_another_run_is_not_resumed(call, tmp_path):
         ([], ["OPTIM.LR", "-1"], "OPTIM.LR is -1.0, but must be at least 0"),
         ([], ["DATALOADER.TEST.BATCH_SIZE", "0"], "BATCH_SIZE is 0, but must be at least 1"),
         ([], ["SEED", "-5"], "SEED is -5"),
+        ([], ["DATASET.NUM_SHOTS", "-4"], "NUM_SHOTS is -4, but must be at least -1"),
+        ([], ["INPUT.RRCROP_SCALE", "(0.5,)"], "RRCROP_SCALE is (0.5,), but must be two parts"),
+        ([], ["INPUT.RRCROP_SCALE", "('a', 'b')"], "but must be two parts"),
+        ([], ["INPUT.RRCROP_SCALE", "(1.5, 2)"], "RRCROP_SCALE is (1.5, 2), but must be two parts"),
     ],
 )
 def test_contradictions_are_answered(call, args, opts, expected):

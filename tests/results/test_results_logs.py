@@ -36,6 +36,22 @@ def test_both_end_lines_and_any_decimals(tmp_path, capsys):
     assert "* accuracy: 82.12% +- 1.69%" in lines
 
 
+def test_the_log_of_another_seed_is_not_averaged(tmp_path, capsys):
+    for folder, seed, accuracy in (
+        ("seed1", 1, "80.0"),
+        ("seed2", 2, "82.0"),
+        ("seed3", 1, "60.0"),
+        ("seed_4", 4, "84.0"),
+    ):
+        _log(tmp_path / folder, accuracy)
+        path = tmp_path / folder / "log.txt"
+        path.write_text(f"seed: {seed}\nOUTPUT_DIR: out\nSEED: {seed}\n{path.read_text()}")
+    assert cli.main([str(tmp_path)]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert f"file: {tmp_path / 'seed3/log.txt'}. it is of seed 1, not of the 3 in the name of its folder" in lines
+    assert "* accuracy: 82.00% +- 1.63%" in lines
+
+
 def test_ci95_keeps_its_meaning(tmp_path, capsys):
     _log(tmp_path / "seed1", "80.0")
     _log(tmp_path / "seed2", "82.0")
