@@ -141,7 +141,7 @@ def test_evaluation_of_siglip_is_the_library_s(siglip, eurosat_root, tmp_path, r
     paths = [tmp_path / f"{i}.png" for i in range(len(SHAPES))]
     for path, shape in zip(paths, SHAPES, strict=True):
         _image(*shape).save(path)
-    predictor = predict.Predictor(str(tmp_path / "run"))
+    predictor = predict.Predictor(str(tmp_path / "run"), opts=["MODEL.BACKBONE.NAME", name])
     ours = torch.from_numpy(predictor([str(path) for path in paths]))
 
     read = image_transform_v2(PreprocessCfg(size=32, **SIGLIP), is_train=False)
@@ -165,6 +165,6 @@ def test_the_linear_probe_reads_images_so_too(siglip, eurosat_root, tmp_path, re
     probe.run(args)
     with np.load(tmp_path / "probe" / "features.npz") as arrays:
         settings = json.loads(str(arrays["description"]))
-    assert settings["backbone"] == [name, load_backbone(name).digest]
+    assert settings["backbone"] == [name, load_backbone(name).identity()]
     assert settings["input"]["RESIZE_MODE"] == "squash"
     assert settings["input"]["PIXEL_MEAN"] == [0.5, 0.5, 0.5]
