@@ -149,7 +149,8 @@ class LPPlusPlus(SupportTrainer):
         self.support = {"img": features, "label": self.support_labels}
         self.validation = self.validation_features() if self.settings.SELECT else None
         if self.start_epoch == 0:
-            self.model.start(features, self.support_labels)
+            if not self.cfg.MODEL.INIT_WEIGHTS:
+                self.model.start(features, self.support_labels)
             for group, size in zip(self.optim.param_groups, self.model.step_sizes(features), strict=True):
                 group["lr"] = size
 

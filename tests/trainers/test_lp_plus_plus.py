@@ -152,6 +152,17 @@ def test_other_numbers_of_validation_images_have_draws_of_their_own(drawn_root, 
         make(drawn_root, tmp_path, **{"DATASET.VAL_SHOTS": "0"})
 
 
+def test_goes_on_from_given_weights(drawn_root, tmp_path):
+    first = make(drawn_root, tmp_path / "first", **{"OPTIM.MAX_EPOCH": "2", "TRAINER.LPPLUSPLUS.SELECT": "False"})
+    first.train()
+    path = str(tmp_path / "first/lp_plus_plus/model.pth.tar-2")
+    again = make(drawn_root, tmp_path / "again", **{"MODEL.INIT_WEIGHTS": path})
+    again.before_train()
+    for name, value in first.model.state_dict().items():
+        assert torch.equal(again.model.state_dict()[name], value)
+    assert again.optim.param_groups[0]["lr"] == first.optim.param_groups[0]["lr"]
+
+
 def test_nothing_is_chosen_on_test_images(drawn_root, tmp_path, monkeypatch):
     monkeypatch.setattr(DATASET_REGISTRY.get("DrawnEasy"), "val_is_test", True)
     trainer = make(drawn_root, tmp_path, **{"OPTIM.MAX_EPOCH": "2"})

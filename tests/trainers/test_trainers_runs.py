@@ -225,6 +225,18 @@ def test_tip_adapter_run(call, tmp_path, trainer, learned):
         assert torch.equal(other["adapter.weight"], state["adapter.weight"])
 
 
+def test_tip_adapter_goes_on_from_a_given_cache(call, tmp_path):
+    """It is not filled again."""
+    call("TipAdapterF", "run")
+    path = tmp_path / "run/tip_adapter/model.pth.tar-2"
+    more = ["MODEL.INIT_WEIGHTS", str(path), "OPTIM.LR", "0.0", "DATASET.NUM_SHOTS", "1"]
+    assert call("TipAdapterF", "again", *more)[0] == 0
+    first, again = (
+        torch.load(p, weights_only=True)["state_dict"] for p in (path, tmp_path / "again/tip_adapter/model.pth.tar-2")
+    )
+    assert torch.equal(first["adapter.weight"], again["adapter.weight"])
+
+
 def test_tip_adapter_never_searches_on_test_images(call, monkeypatch):
     from dassl.data.datasets import DATASET_REGISTRY
 
