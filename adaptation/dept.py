@@ -94,14 +94,14 @@ class DePTMethod(Method):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy of the host's logits and of the head's, the latter for the images and for the sentences of
-        their classes, by the weight; plus the host's penalty."""
+        their classes, by the weight; plus the host's `extra_loss`."""
         z, t = self.encode(images)
         logits = self.host.logits(z, t)
         of_image = t.expand(len(labels), -1, -1) if t.ndim == 2 else t
         sentences = of_image.take_along_dim(labels[:, None, None], dim=1)[:, 0]
         both = torch.cat([self.head(self.film_lp_img, z), self.head(self.film_lp_text, sentences)])
         losses = F.cross_entropy(logits, labels), F.cross_entropy(both, labels.repeat(2))
-        loss = torch.lerp(*losses, self.weight) + self.host.penalty(images, z, t, logits)
+        loss = torch.lerp(*losses, self.weight) + self.host.extra_loss(images, z, t, logits)
         return loss, {"loss": loss, "acc": percent_correct(self.mixed(logits, z), labels)}
 
     def report(self) -> dict:

@@ -106,13 +106,13 @@ class Method(nn.Module):
         return logits if bias is None else logits + bias
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The training loss (a scalar), cross-entropy plus the method's penalty, and what the log shows of it."""
+        """The training loss (a scalar), cross-entropy plus `extra_loss`, and what the log shows of it."""
         z, t = self.encode(images)
         logits = self.logits(z, t)
-        loss = F.cross_entropy(logits, labels) + self.penalty(images, z, t, logits)
+        loss = F.cross_entropy(logits, labels) + self.extra_loss(images, z, t, logits)
         return loss, {"loss": loss, "acc": 100 * (logits.argmax(dim=1) == labels).sum() / len(labels)}
 
-    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
+    def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
         """What the training loss has beside the cross-entropy.
 
         Args:

@@ -112,7 +112,7 @@ class APLeMethod(Method):
         prompts = [self.image_prompt, *self.image_prompts]
         return self.backbone.encode_image(self.filtered(images), prompts)
 
-    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
+    def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor | float:
         """The weighted cross-entropy with the zero-shot distribution of the unfiltered images."""
         if not self.zero_shot_weight:
             return 0.0

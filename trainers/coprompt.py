@@ -154,7 +154,7 @@ class CoPromptMethod(MaPLeMethod):
         """MaPLe's features (B, E) of images (B, 3, H, W), or of the first view of (B, 2, 3, H, W), adapted."""
         return self.image_adapter(super().image_features(images[:, 0] if images.ndim == 5 else images))
 
-    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+    def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
         """The weighted distances of both sides' features to the frozen ones, of the second view where there is one."""
         with torch.no_grad():
             z_frozen = self.backbone.encode_image(images[:, 1] if images.ndim == 5 else images)

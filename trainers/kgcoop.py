@@ -54,7 +54,7 @@ class KgCoOpMethod(CoOpMethod):
         """Encode the hand-written sentences, (C, E)."""
         self.frozen = template_features(self.backbone, self.template, self.classnames)
 
-    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+    def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
         """The weighted mean of one minus the cosine to the frozen features.
 
         The paper writes squared distances of normalised features (equation 2), which are twice that; the released code

@@ -57,7 +57,7 @@ class PromptSRCMethod(IVLPMethod):
         """Normalised features (B, E) of images without prompts."""
         return F.normalize(self.backbone.encode_image(images), dim=-1)
 
-    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+    def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
         """L1 distances of both sides' features, KL divergence of the logits (paper, equation 4)."""
         z, t = F.normalize(z, dim=-1), F.normalize(t, dim=-1)
         z_frozen = self.frozen_image_features(images)

@@ -115,7 +115,7 @@ class TCPMethod(ContextMethod):
         prompts = [None] * self.layer + [self.class_tokens()]
         return self.backbone.encode_embeddings(self.context(), self.context.end, prompts)
 
-    def penalty(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
+    def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
         """The weighted mean of one minus the cosine to the frozen features."""
         return self.weight * (1 - F.cosine_similarity(t, self.frozen, dim=-1).mean())
 

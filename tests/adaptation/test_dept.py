@@ -70,7 +70,7 @@ def test_logits_and_loss(backbone, name):
     both = np.concatenate([head(method, "img", z), head(method, "text", own)])
     y = labels.numpy()
     method.train()
-    alone = method.host.loss(images, labels)[0].item() - cross_entropy(base, y)  # the host's own penalty
+    alone = method.host.loss(images, labels)[0].item() - cross_entropy(base, y)  # the host's `extra_loss`
     expected = 0.3 * cross_entropy(base, y) + 0.7 * cross_entropy(both, np.concatenate([y, y])) + alone
     close(method.loss(images, labels)[0], expected)
     assert (alone > 1e-3) is (name in ("KgCoOp", "PromptSRC"))

@@ -35,6 +35,11 @@ class OldGainMethod(ZeroshotMethod):
     def __init__(self, backbone, classnames, template):
         super().__init__(backbone, [spoken(name) for name in classnames], [template])
         self.gain = nn.ParameterDict({"all": nn.Parameter(torch.ones(backbone.embed_dim))})
+        self.penalty = 0.1
+
+    def loss(self, images, labels):
+        loss, summary = super().loss(images, labels)
+        return loss + self.penalty * (self.gain["all"] - 1).square().mean(), summary
 
     def image_features(self, images: Tensor) -> Tensor:
         with whole(images):
