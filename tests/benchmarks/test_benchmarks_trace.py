@@ -8,8 +8,8 @@ from benchmarks import trace
 
 # functions and files; a row that got shorter lowers its ceiling. The first batch reads its images when they are encoded
 CEILINGS = {
-    "APEX": {trace.STEP: (30, 9), trace.FIRST: (57, 16), trace.LATER: (25, 11), trace.CACHED: (25, 11)},
-    "CoOp": {trace.STEP: (27, 9), trace.FIRST: (71, 20), trace.LATER: (22, 9), trace.CACHED: (16, 7)},
+    "APEX": {trace.STEP: (30, 9), trace.FIRST: (58, 16), trace.LATER: (25, 11), trace.CACHED: (25, 11)},
+    "CoOp": {trace.STEP: (27, 9), trace.FIRST: (72, 20), trace.LATER: (22, 9), trace.CACHED: (16, 7)},
 }
 
 
