@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 import train
@@ -61,7 +62,8 @@ class Images:
                 return {}
             dataset = kind.__new__(kind)
             dataset.keeps = False  # nothing is written
-            dataset.__init__(cfg)
+            with open(os.devnull, "w", encoding="utf-8") as silence, redirect_stdout(silence):
+                dataset.__init__(cfg)
             found = {"full_split_hash": getattr(dataset, "full_split_hash", None)}
             found["test_images_hash"] = images_hash((dataset.val if validation else dataset.test) or ())
             found["train_images_hash"] = images_hash(dataset.train_x) if trained else None

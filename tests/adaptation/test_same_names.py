@@ -75,7 +75,7 @@ def test_only_the_classes_of_the_run_count(tmp_path):
     names = ["boat", "horse", "Boat", "tree"]
     start(tmp_path, names, "DATASET.SUBSAMPLE_CLASSES", "base")
     with pytest.raises(ValueError, match="same sentence"):
-        start(tmp_path, names)
+        start(tmp_path, names, "OUTPUT_DIR", str(tmp_path / "all"))
 
 
 def test_imagenets_published_list_is_taken(tmp_path, caplog):
