@@ -9,12 +9,25 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from adaptation.trainer import MethodTrainer
 from dassl.data.data_manager import DatasetWrapper, build_data_loader
 from dassl.data.samplers import EpochClock
 
 logger = logging.getLogger(__name__)
+
+
+def augmented_loader(trainer: MethodTrainer) -> DataLoader:
+    """The training images in the order of their list, in batches of evaluation, under the training transform."""
+    return build_data_loader(
+        trainer.cfg,
+        data_source=trainer.dm.dataset.train_x,
+        batch_size=trainer.cfg.DATALOADER.TEST.BATCH_SIZE,
+        tfm=cast(DatasetWrapper, trainer.train_loader_x.dataset).transform,
+        is_train=False,
+        random_streams=trainer.random_streams,
+    )
 
 
 class SupportTrainer(MethodTrainer):
@@ -30,14 +43,7 @@ class SupportTrainer(MethodTrainer):
         """Features (N, E) of the training images, not normalised: one tensor for each of `count` augmented passes."""
         if count < 1:
             raise ValueError(f"TRAINER.{self.config_node}.AUGMENT_EPOCHS is {count}, but must be at least 1")
-        loader = build_data_loader(
-            self.cfg,
-            data_source=self.dm.dataset.train_x,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=cast(DatasetWrapper, self.train_loader_x.dataset).transform,
-            is_train=False,
-            random_streams=self.random_streams,
-        )
+        loader = augmented_loader(self)
         images = cast(DatasetWrapper, loader.dataset)
         images.clock = clock = EpochClock(self.cfg.SEED, "cache") if self.cfg.SEED >= 0 else None
         logger.info("Encoding %d training images, augmented passes: %d", len(images), count)

@@ -4,6 +4,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from runpy import run_path
 
+from adaptation.prompts import prompt_name
+
 DEFAULT = "a photo of a {}."
 
 # the seven that CLIP's authors selected for ImageNet
@@ -42,7 +44,7 @@ def select_templates(dataset: object, name: str, with_own: bool = False) -> list
 
 def fill(template: str, classnames: list[str]) -> list[str]:
     """The template's sentence for each class; underscores in names become spaces."""
-    return [template.format(name.replace("_", " ")) for name in classnames]
+    return [template.format(prompt_name(name)) for name in classnames]
 
 
 def imagenet_templates() -> list[str]:

@@ -21,8 +21,9 @@ from yacs.config import CfgNode
 
 from adaptation.learned_weights import LearnedTowers, LearnedTowersTrainer, tower_weights
 from adaptation.method import Method
+from adaptation.support import augmented_loader
 from clip.backbone import Backbone
-from dassl.data.data_manager import DatasetWrapper, build_data_loader
+from dassl.data.data_manager import DatasetWrapper
 from dassl.data.samplers import EpochClock
 from dassl.engine import TRAINER_REGISTRY
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -192,14 +193,7 @@ class SkipTuning(LearnedTowersTrainer):
     @torch.no_grad()
     def lower_outputs(self) -> Tensor:
         """Outputs (N, T, D_v) of the lower image blocks for one augmented view of each training image, on the host."""
-        loader = build_data_loader(
-            self.cfg,
-            data_source=self.dm.dataset.train_x,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=cast(DatasetWrapper, self.train_loader_x.dataset).transform,
-            is_train=False,
-            random_streams=self.random_streams,
-        )
+        loader = augmented_loader(self)
         if self.cfg.SEED >= 0:
             clock = cast(DatasetWrapper, loader.dataset).clock = EpochClock(self.cfg.SEED)
             clock.set_next(self.epoch)
