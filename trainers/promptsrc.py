@@ -77,6 +77,7 @@ class PromptSRC(MethodTrainer):
     """
 
     checkpoint_dir = "VLPromptLearner"
+    code_version = 2
     average: Mapping[str, Tensor] = {}
     CONFIG = {
         "PROMPTSRC": CfgNode(
