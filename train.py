@@ -18,6 +18,7 @@ from pathlib import Path
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+|SEED|USE_CUDA|VERBOSE|OUTPUT_DIR|RESUME")
 MISTAKES = (ValueError, OSError, FloatingPointError)  # answered with one sentence
+MISTAKE, BUSY = 2, 73  # exit status: a user's mistake; another process is at work in the output folder
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -107,13 +108,22 @@ def run(args: argparse.Namespace) -> float | None:
 
     Raises:
         ValueError, FileNotFoundError: a mistake in arguments, configuration, data or checkpoints.
+        RunBusy: another process is at work in the output folder.
     """
+    from dassl.utils.locks import run_lock
+
+    cfg = build_config(args)
+    with run_lock(cfg.OUTPUT_DIR):
+        return run_configured(args, cfg)
+
+
+def run_configured(args: argparse.Namespace, cfg) -> float | None:
+    """Carry out a resolved configuration in a folder that this process holds; returns and raises as `run`."""
     from dassl.engine import build_trainer
     from dassl.engine.record import require_own_result
     from dassl.utils import log_to_stdout, set_random_seed, setup_logger
     from dassl.utils.logger import close_logger
 
-    cfg = build_config(args)
     if args.eval_only and cfg.OUTPUT_DIR:
         require_own_result(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), cfg)
     log_to_stdout("adaptation", "clip", "datasets", "trainers", __name__)
@@ -206,22 +216,31 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
+    """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2.
+
+    The status is 73 where nothing is wrong but that another process is at work in the output folder.
+    """
     args = build_parser().parse_args(argv)
     try:
         check_args(args)
         run_seeds(args) if args.seeds else run(args)
     except MISTAKES as error:
-        print(f"train.py: {sentence(error)}", file=sys.stderr)
-        return 2
+        return report([error])
     except ExceptionGroup as group:
         mistakes, others = group.split(MISTAKES)
         if others:
             raise
-        for error in mistakes.exceptions:
-            print(f"train.py: {', '.join(error.__notes__)}: {sentence(error)}", file=sys.stderr)
-        return 2
+        return report(mistakes.exceptions)
     return 0
+
+
+def report(errors: Sequence[Exception]) -> int:
+    """Say each error in a sentence on stderr; returns the exit status."""
+    from dassl.utils.locks import RunBusy
+
+    for error in errors:
+        print(": ".join(["train.py", *getattr(error, "__notes__", []), sentence(error)]), file=sys.stderr)
+    return BUSY if all(isinstance(error, RunBusy) for error in errors) else MISTAKE
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """train.py from the command line: runs on a small CLIP, and the sentences that mistakes are answered with."""
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,21 @@ def test_resuming_equals_an_uninterrupted_run(call, tmp_path):
     whole, cut = (torch.load(tmp_path / run / "VLPromptLearner" / "model.pth.tar-2", weights_only=True)["state_dict"]
                   for run in ("whole", "cut"))  # fmt: skip
     assert all(torch.equal(whole[key], cut[key]) for key in whole)
+
+
+@pytest.mark.parametrize("how", ["training", "evaluation", "seeds"])
+def test_a_folder_that_another_process_works_in_is_left_alone(call, tmp_path, how):
+    folder = tmp_path / ("run/seed1" if how == "seeds" else "run")
+    code = "import sys\nfrom dassl.utils.locks import run_lock\nwith run_lock(sys.argv[1]): print(flush=True), input()"
+    line = [sys.executable, "-c", code, str(folder)]
+    with subprocess.Popen(line, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "\n"
+        more = {"training": [], "evaluation": ["--eval-only"], "seeds": ["--seeds", "1"]}[how]
+        status, said = call(*more, trainer="ZeroshotCLIP", seed=None if how == "seeds" else "1")
+        other.stdin.close()
+    assert status == 73
+    assert re.fullmatch(rf"train.py: .*run.* is in use by process {other.pid} on .* since .*folder\n", said)
+    assert [path.name for path in folder.iterdir()] == [".lock"]
 
 
 def test_stacked_seeds_equal_separate_runs(call, tmp_path):
