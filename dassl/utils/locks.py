@@ -24,8 +24,8 @@ from pathlib import Path
 
 try:
     import fcntl
-except ImportError:  # Windows: the touches alone decide
-    fcntl = None  # type: ignore[assignment]
+except ImportError:
+    fcntl = None  # type: ignore[assignment]  # on Windows, where the touches alone decide
 
 logger = logging.getLogger(__name__)
 
