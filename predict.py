@@ -12,7 +12,6 @@ What is needed to apply it (method, settings, class names, backbone) stands in t
 import argparse
 import csv
 import io
-import json
 import logging
 import os
 import re
@@ -20,6 +19,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from dassl.output import clean, csv_cell, json_text, printable_streams
 
 LOGGERS = (
     "adaptation",
@@ -275,18 +276,19 @@ def render(images: Sequence[str], classnames: Sequence[str], probabilities, form
     if form == "csv":
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["image", *classnames])
-        writer.writerows([path, *map(float, row)] for path, row in zip(images, probabilities, strict=True))
+        writer.writerow(["image", *map(csv_cell, classnames)])
+        writer.writerows([csv_cell(path), *map(float, row)] for path, row in zip(images, probabilities, strict=True))
         return out.getvalue()
     named = [_by_name(classnames, row) for row in probabilities]
     if form == "json":
         rows = [{"image": path, "probabilities": row} for path, row in zip(images, named, strict=True)]
-        return json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
-    width = max(map(len, images), default=0)
+        return json_text(rows)
+    shown = [clean(path) for path in images]
+    width = max(map(len, shown), default=0)
     lines = []
-    for path, row in zip(images, named, strict=True):
+    for path, row in zip(shown, named, strict=True):
         best = sorted(row, key=row.get, reverse=True)[:top]
-        lines.append(f"{path:<{width}}  " + "  ".join(f"{100 * row[name]:6.2f}% {name}" for name in best))
+        lines.append(f"{path:<{width}}  " + "  ".join(f"{100 * row[name]:6.2f}% {clean(name)}" for name in best))
     return "\n".join(lines) + "\n"
 
 
@@ -313,6 +315,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)
@@ -328,9 +331,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         sys.stderr.write(f"predict.py: {error}\n")
         return 2
-    from dassl.utils import printable
-
-    sys.stdout.write(printable(render(images, predictor.classnames, probabilities, args.format, args.top), sys.stdout))
+    sys.stdout.write(render(images, predictor.classnames, probabilities, args.format, args.top))
     return 0
 
 

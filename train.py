@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
+from dassl.output import printable_streams
+
 KEY = re.compile(r"[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+|SEED|USE_CUDA|VERBOSE|OUTPUT_DIR|RESUME")
 MISTAKES = (ValueError, OSError, FloatingPointError)  # answered with one sentence
 MISTAKE, BUSY = 2, 73  # exit status: a user's mistake; another process is at work in the output folder
@@ -215,6 +217,7 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f"--output-dir {args.output_dir} is a file: name a folder")
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2.
 

@@ -5,7 +5,7 @@ written for it run here unmodified. Importing the engine registers nothing: trai
 when *their* modules are imported.
 """
 
-from dassl.utils.logger import log_to_stdout
+from dassl.output import log_to_stdout
 
 __version__ = "0.6.3"
 

@@ -25,7 +25,8 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from clip.simple_tokenizer import SimpleTokenizer
-from dassl.utils import available_cpus, group_equal, printable, write_json
+from dassl.output import printable_streams
+from dassl.utils import available_cpus, group_equal, write_json
 from dassl.utils.file_identity import file_digests, file_status
 from dassl.utils.images import DAMAGE, has_deep_colours, is_wide, to_rgb, too_large, value_range
 
@@ -372,6 +373,7 @@ def build_parser() -> argparse.ArgumentParser:
     return made
 
 
+@printable_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     command = build_parser()
@@ -385,7 +387,7 @@ def main(arguments: list[str] | None = None) -> int:
         for name, cfg in configurations.items()
     ]
     text = "\n".join([table(reports), *(details(report, args.prompts) for report in reports)])
-    print(printable(text, sys.stdout))  # noqa: T201
+    sys.stdout.write(f"{text}\n")
     if args.json:
         write_json([asdict(report) for report in reports], args.json)
     return 0 if all(report.well for report in reports) else 1

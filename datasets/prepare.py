@@ -17,6 +17,7 @@ import sys
 
 from yacs.config import CfgNode
 
+from dassl.output import printable_streams
 from dassl.utils import log_to_stdout
 
 from . import catalogue, check, fetch
@@ -102,6 +103,7 @@ def _plans(configurations: dict[str, CfgNode]) -> dict[str, tuple[FewShotDataset
     return plans
 
 
+@printable_streams()
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     command = build_parser()

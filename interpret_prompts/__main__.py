@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from clip.loading import load_backbone, require_published
+from dassl.output import printable_streams
 from dassl.utils import load_checkpoint
 from dassl.utils.checkpoints import last_checkpoint
 from interpret_prompts.nearest import nearest_words, text_vectors, vocabulary
@@ -64,6 +65,7 @@ def lines(args: argparse.Namespace) -> Iterator[str]:
             yield f"  {number}: " + ", ".join(f"{word} ({distance:.4f})" for word, distance in row)
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)

@@ -29,6 +29,7 @@ from dassl.config import declared_cfg, merge_file, merge_opts
 from dassl.data.datasets import DatasetBase, build_dataset
 from dassl.data.evidence import images_hash, training_evidence
 from dassl.engine.record import versions
+from dassl.output import printable_streams
 from dassl.utils import log_to_stdout, setup_logger, write_json
 from dassl.utils.logger import close_logger
 from dassl.utils.torchtools import choose_device
@@ -144,6 +145,7 @@ def run(args: argparse.Namespace) -> dict:
     return record
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2."""
     args = build_parser().parse_args(argv)

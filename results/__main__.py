@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from dassl.output import clean, printable_streams
 from dassl.utils import atomic_write
 from protocols import PROTOCOLS
 from results.audit import audit
@@ -47,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Write report.html, the figures (PNG, PDF) and the tables in every format; returns the exit status."""
     args = build_parser().parse_args(argv)
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def report_audit(directory: str) -> int:
     """Print what does not agree in a tree of results; returns the exit status."""
     found, runs, silent = audit(directory)
-    sys.stdout.write("".join(f"{line}\n" for line in found))
+    sys.stdout.write("".join(f"{clean(line)}\n" for line in found))
     said = f"; {silent} of them do not say of which split and images they are" if silent else ""
     sys.stdout.write(f"{runs} results, {len(found)} disagreement{'' if len(found) == 1 else 's'}{said}\n")
     return 1 if found else 0

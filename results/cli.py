@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dassl.output import json_text, printable_streams
 from protocols import PROTOCOLS
 from results import logs
 from results.formats import FORMATS
@@ -161,7 +162,7 @@ def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, in
 def written(tables: Sequence[Table], form: str) -> str:
     """Tables below each other; several as JSON are a list. ValueError for several as CSV."""
     if len(tables) > 1 and form == "json":
-        return json.dumps([json.loads(FORMATS[form](table)) for table in tables], indent=2, ensure_ascii=False) + "\n"
+        return json_text([json.loads(FORMATS[form](table)) for table in tables])
     if len(tables) > 1 and form == "csv":
         raise ValueError(
             f"--format csv holds one table, and there are {len(tables)}: give json, or one --source and no --paired"
@@ -179,6 +180,7 @@ def _refuse_strays(args: argparse.Namespace) -> None:
         raise ValueError(f"{', '.join(strays)}: {'not together with' if args.table else 'only with'} --table")
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line: 0, 1 if runs lack a result (they are named), 2 for a mistake in the arguments."""
     args = build_parser().parse_args(argv)

@@ -2,11 +2,11 @@
 
 import csv
 import io
-import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict
 
+from dassl.output import clean, csv_cell, json_text
 from results.statistics import Summary
 from results.tables import Difference, Probability, Table, Value
 
@@ -34,12 +34,17 @@ def cell(value: Value) -> str:
         return f"{value:.3g}"
     if isinstance(value, float):
         return f"{value:+.2f}" if isinstance(value, Difference) else f"{value:.2f}"
-    return str(value)
+    return clean(str(value))
+
+
+def _notes(table: Table) -> list[str]:
+    """The title and the notes, each on one line."""
+    return [clean(text) for text in (table.title, *table.notes)]
 
 
 def _grid(table: Table) -> list[list[str]]:
     """All cells as strings, the column names first."""
-    return [list(table.columns), *([cell(value) for value in row] for row in table.rows)]
+    return [[clean(name) for name in table.columns], *([cell(value) for value in row] for row in table.rows)]
 
 
 def _is_text(table: Table, column: int) -> bool:
@@ -59,16 +64,23 @@ def to_text(table: Table) -> str:
         for row in grid
     ]
     rule = "-" * max(len(line) for line in lines)
-    notes = [f"* {note}" for note in table.notes]
-    return "\n".join([table.title, "", lines[0], rule, *lines[1:], rule, *notes]) + "\n"
+    title, *notes = _notes(table)
+    notes = [f"* {note}" for note in notes]
+    return "\n".join([title, "", lines[0], rule, *lines[1:], rule, *notes]) + "\n"
 
 
 def to_markdown(table: Table) -> str:
     """A GitHub table with the notes as a list below."""
-    rows = [[text.replace("|", "\\|") for text in row] for row in _grid(table)]
+    rows = [[_markdown(text).replace("|", "\\|") for text in row] for row in _grid(table)]
     rule = ["---" if _is_text(table, i) else "--:" for i in range(len(table.columns))]
     lines = [f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:])]
-    return "\n".join([f"**{table.title}**", "", *lines, "", *(f"- {note}" for note in table.notes)]) + "\n"
+    title, *notes = map(_markdown, _notes(table))
+    return "\n".join([f"**{title}**", "", *lines, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    """Text without links, pictures and HTML of its own."""
+    return re.sub(r"[\\`<\[]", r"\\\g<0>", text)
 
 
 def to_csv(table: Table) -> str:
@@ -77,10 +89,10 @@ def to_csv(table: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     header = [[c, f"{c}_sd", f"{c}_ci95"] if wide else [c] for c, wide in zip(table.columns, spread, strict=True)]
-    writer.writerow([name for names in header for name in names])
+    writer.writerow([csv_cell(name) for names in header for name in names])
     for row in table.rows:
         fields = [_csv_fields(value) if wide else [value] for value, wide in zip(row, spread, strict=True)]
-        writer.writerow([field for part in fields for field in part])
+        writer.writerow([csv_cell(field) for part in fields for field in part])
     return out.getvalue()
 
 
@@ -98,7 +110,7 @@ def to_latex(table: Table) -> str:
                 shown[i] = f"${value.mean:.2f}_{{\\pm {value.sd:.2f}}}$"
     kinds = "".join("l" if _is_text(table, i) else "r" for i in range(len(table.columns)))
     lines = [f"{' & '.join(row)} \\\\" for row in grid]
-    notes = [f"% {note}" for note in (table.title, *table.notes)]
+    notes = [f"% {note}" for note in _notes(table)]
     body = [f"\\begin{{tabular}}{{{kinds}}}", "\\toprule", lines[0], "\\midrule", *lines[1:], "\\bottomrule"]
     return "\n".join([*notes, *body, "\\end{tabular}"]) + "\n"
 
@@ -118,7 +130,7 @@ def to_json(table: Table) -> str:
         for row in table.rows
     ]
     content = {"title": table.title, "columns": table.columns, "rows": rows, "notes": table.notes}
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json_text(content)
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {

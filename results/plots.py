@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
+from dassl.output import clean
 from results.layout import ZERO_SHOT
 from results.published import facts
 from results.records import Record
@@ -80,7 +81,7 @@ def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
     gain = {(d, m): (hard[d][0], harmonic_mean(*means[d, m]) - zero[d]) for d, m in learned}
     for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
         points = [point for (_, own), point in gain.items() if own == method]
-        axes.scatter(*zip(*points, strict=True), s=POINT, label=name, **style)
+        axes.scatter(*zip(*points, strict=True), s=POINT, label=_label(name), **style)
     _number_sets(axes, gain)
     _log_ticks(axes, [hard[dataset][0] for dataset, _ in learned])
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
@@ -104,6 +105,11 @@ def _legend(axes: "Axes") -> None:
         fontsize=6.5, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False,
         columnspacing=1.0, handletextpad=0.3,
     )  # fmt: skip
+
+
+def _label(name: str) -> str:
+    """A name in a figure: clean, and no formula to matplotlib."""
+    return clean(name).replace("$", r"\$")
 
 
 def _is_zero_shot(method: Method) -> bool:
@@ -131,7 +137,7 @@ def _number_sets(axes: "Axes", points: Mapping[tuple[str, Method], tuple[float, 
     numbers = {dataset: number for number, dataset in enumerate(in_order(dataset for dataset, _ in points), 1)}
     for (dataset, _), point in points.items():
         axes.annotate(str(numbers[dataset]), point, fontsize=4.5, color="white", ha="center", va="center_baseline")
-    key = "   ".join(f"{number}\N{NO-BREAK SPACE}{dataset}" for dataset, number in numbers.items())
+    key = "   ".join(f"{number}\N{NO-BREAK SPACE}{_label(dataset)}" for dataset, number in numbers.items())
     axes.figure.supxlabel(fill(key, 75, break_on_hyphens=False), fontsize=6)
 
 
@@ -155,7 +161,9 @@ def transfer_weights(records: Sequence[Record]) -> "Figure | None":
         for key, color in (("d_nn", "C0"), ("d_avg", "C1")):
             axes.plot(places, [values[key][i] for i in order], ".", ms=3, color=color, label=key if first else None)
         middle = start + len(order) / 2
-        axes.annotate(dataset, (middle, 1.02), fontsize=6, ha="center", xycoords=("data", "axes fraction"), rotation=20)
+        axes.annotate(
+            _label(dataset), (middle, 1.02), fontsize=6, ha="center", xycoords=("data", "axes fraction"), rotation=20
+        )
         start += len(order) + 2
     axes.set_xticks([])
     axes.set_ylim(0, 1.05)
@@ -181,7 +189,7 @@ def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
         return None
     figure, axes = _axes("training images per class", "accuracy (%)")
     for (label, line), style in zip(lines.items(), _styles(records, methods), strict=True):
-        axes.plot(*line, ms=4, linewidth=1, label=label, **style)
+        axes.plot(*line, ms=4, linewidth=1, label=_label(label), **style)
     axes.set_xscale("log", base=2)
     ticks = sorted({n for shots, _ in lines.values() for n in shots})
     axes.set_xticks(ticks, map(str, ticks))
@@ -199,7 +207,7 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
     methods = methods_in_order({method for _, method in means})
     for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
         points = [pair for (_, own), pair in means.items() if own == method]
-        axes.scatter(*zip(*points, strict=True), s=POINT, label=name, **style)
+        axes.scatter(*zip(*points, strict=True), s=POINT, label=_label(name), **style)
     _number_sets(axes, means)
     low = max(math.floor(min(min(pair) for pair in means.values()) / 10) * 10 - 5, 1)
     for level in range(10, 100, 10):

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from dassl.output import clean
 from results.formats import cell
 from results.plots import CAPTIONS
 from results.records import Record
@@ -36,21 +37,24 @@ def page(title: str, tables: Sequence[Table], figures: "Mapping[str, Figure]", r
     sound = len(records) - len(problems)
     made = datetime.now(UTC).isoformat(timespec="minutes")
     parts = [
-        f"<h1>{html.escape(title)}</h1>",
+        f"<h1>{_escape(title)}</h1>",
         f"<p>{sound} complete runs, {len(problems)} without a sound result. Written {made}.</p>",
         *(_table(table) for table in tables),
         _figures(figures),
         _problems(problems),
         _settings(records),
     ]
-    head = (
-        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
-    )
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_escape(title)}</title>'
     return (
         f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
+
+
+def _escape(text: str, keep: str = "") -> str:
+    """Text for HTML, clean; `keep` as in `clean`."""
+    return html.escape(clean(text, keep))
 
 
 def _table(table: Table) -> str:
@@ -59,15 +63,15 @@ def _table(table: Table) -> str:
 
     def line(tag: str, values: Sequence[str]) -> str:
         cells = (
-            f"<{tag}{' class=text' if left else ''}>{html.escape(value)}</{tag}>"
+            f"<{tag}{' class=text' if left else ''}>{_escape(value)}</{tag}>"
             for value, left in zip(values, text, strict=True)
         )
         return f"<tr>{''.join(cells)}</tr>"
 
     rows = [line("td", [cell(value) for value in row]) for row in table.rows]
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in table.notes)
+    notes = "".join(f"<li>{_escape(note)}</li>" for note in table.notes)
     body = "\n".join([line("th", table.columns), *rows])
-    return f'<h2>{html.escape(table.title)}</h2>\n<div class="scroll"><table>{body}</table></div>\n<ul>{notes}</ul>'
+    return f'<h2>{_escape(table.title)}</h2>\n<div class="scroll"><table>{body}</table></div>\n<ul>{notes}</ul>'
 
 
 def _figures(figures: "Mapping[str, Figure]") -> str:
@@ -79,7 +83,7 @@ def _figures(figures: "Mapping[str, Figure]") -> str:
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=200)
         source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-        caption = html.escape(CAPTIONS[name])
+        caption = _escape(CAPTIONS[name])
         shown.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
     return f'<h2>Figures</h2>\n<div class="figures">{"".join(shown)}</div>'
 
@@ -88,10 +92,7 @@ def _problems(problems: Sequence[Record]) -> str:
     """What failed, diverged or did not finish."""
     if not problems:
         return "<h2>Failures</h2>\n<p>None.</p>"
-    items = (
-        f"<li><code>{html.escape(r.path)}</code>: <span class=bad>{html.escape(r.problem)}</span></li>"
-        for r in problems
-    )
+    items = (f"<li><code>{_escape(r.path)}</code>: <span class=bad>{_escape(r.problem)}</span></li>" for r in problems)
     return f"<h2>Failures</h2>\n<ul>{''.join(items)}</ul>"
 
 
@@ -107,15 +108,15 @@ def _settings(records: Sequence[Record]) -> str:
     for name, own in runs.items():
         first = own[0].metrics
         about = {key: first.get(key) for key in ("backbone", "device", "commit", "versions", "created")}
-        head = html.escape(", ".join(f"{key}: {value}" for key, value in about.items() if value))
+        head = _escape(", ".join(f"{key}: {value}" for key, value in about.items() if value))
         differ = "".join(
-            f"<li>{html.escape(key)}: {html.escape(' / '.join(value or repr(value) for value in by_value))}</li>"
+            f"<li>{_escape(key)}: {_escape(' / '.join(value or repr(value) for value in by_value))}</li>"
             for key, by_value in disagreements(own, OF_A_PROTOCOL).items()
         )
         note = f"<p class=bad>The runs differ in:</p><ul>{differ}</ul>" if differ else ""
-        settings = html.escape(_lines(first.get("config", {})))
+        settings = _escape(_lines(first.get("config", {})), "\n")
         parts.append(
-            f"<details{' open' if differ else ''}><summary>{html.escape(name)}</summary>{note}"
+            f"<details{' open' if differ else ''}><summary>{_escape(name)}</summary>{note}"
             f"<p>{head}</p><pre>{settings}</pre></details>"
         )
     return "\n".join(parts)

@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dassl.output import printable_streams
 from protocols import PROTOCOLS
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE
@@ -351,6 +352,7 @@ def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run],
     return not found
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line: 0 if all runs are complete, 1 if some failed, 2 for a mistake in the arguments."""
     words, opts = split_opts(sys.argv[1:] if argv is None else argv)

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.config import with_defaults
 from dassl.evaluation.build import EVALUATOR_REGISTRY
+from dassl.output import clean
 from dassl.utils import atomic_write
 
 logger = logging.getLogger(__name__)
@@ -166,7 +167,7 @@ class Classification(EvaluatorBase):
         lines = ["=> per-class result"]
         for row in rows:
             counts = f"total: {row['total']:,}\tcorrect: {row['correct']:,}\tacc: {row['accuracy']:.2f}%"
-            lines.append(f"* class: {row['label']} ({row['classname']})\t{counts}")
+            lines.append(f"* class: {row['label']} ({clean(row['classname'])})\t{counts}")
         average = float(np.mean([row["accuracy"] for row in rows]))
         logger.info("%s", "\n".join([*lines, f"* average: {average:.2f}%"]))
         return average

@@ -3,47 +3,15 @@
 Progress bars and warnings go to standard error and so never reach the log file.
 """
 
-import logging
 import os
 import sys
 import time
 from types import TracebackType
 from typing import TextIO
 
+from dassl.output import StdoutHandler, log_to_stdout, printable
 
-class StdoutHandler(logging.StreamHandler):
-    """Writes to the standard output of the moment, so that a later tee, or a test's capture, receives the messages."""
-
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
-
-    @property
-    def stream(self) -> TextIO:
-        """Looked up at each message."""
-        return sys.stdout
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the message, with escapes for what standard output cannot encode, such as undecodable file names."""
-        return printable(super().format(record), self.stream)
-
-
-def printable(text: str, stream: object) -> str:
-    """Return text with escapes for what a stream cannot encode, such as the bytes of undecodable names."""
-    encoding = getattr(stream, "encoding", None) or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
-
-
-_HANDLER = StdoutHandler()
-
-
-def log_to_stdout(*names: str) -> None:
-    """Send the messages of the named loggers to standard output, bare, from level INFO on.  Twice is as once."""
-    for name in names:
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)
-        logger.propagate = False
-        if _HANDLER not in logger.handlers:
-            logger.addHandler(_HANDLER)
+__all__ = ["Logger", "StdoutHandler", "close_logger", "log_to_stdout", "printable", "setup_logger"]
 
 
 class Logger:
