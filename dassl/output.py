@@ -79,7 +79,7 @@ class PrintableStream:
 def printable_streams() -> Iterator[None]:
     """Let all that is written to standard output and error in the block be printable; also a decorator of `main`."""
     before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = PrintableStream(sys.stdout), PrintableStream(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = PrintableStream(sys.stdout), PrintableStream(sys.stderr)
     try:
         yield
     finally:
