@@ -18,6 +18,7 @@ from dassl.data.datasets import DatasetBase, Datum
 from dassl.data.datasets.base_dataset import draw_shots
 
 from . import caches
+from .folds import parse_fold, support_fold
 from .sources import Part
 from .splits import (
     Item,
@@ -72,7 +73,8 @@ class FewShotDataset(DatasetBase):
     replaceable: bool = True  # a dropped-in data set of the same name takes its place
     keeps: bool = True  # write the split file and the draws that are made (tools that only look say no)
     val_shots: int = VAL_SHOTS
-    CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": "", "VAL_SHOTS": VAL_SHOTS}  # keys under DATASET, with defaults
+    # keys under DATASET, with defaults
+    CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": "", "VAL_SHOTS": VAL_SHOTS, "FOLD": ""}
 
     def __init__(self, cfg: CfgNode):
         self.locate(cfg)
@@ -83,6 +85,8 @@ class FewShotDataset(DatasetBase):
         self.full_split_hash = split.digest()
         split = self.few_shot(split, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         split = self.select_base_or_new(split, cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
+        if fold := cfg.DATASET.get("FOLD", ""):
+            split = support_fold(split, parse_fold(fold))
         self.check_files(split)
         train = self.datums(split.train)
         test = train if split.test is split.train else self.datums(split.test)

@@ -16,6 +16,7 @@ from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
 from synthetic.sets import PARTS, SETS, VERSION, DrawnSet
+from synthetic.tasks import drawn_task
 
 from .fewshot import Counts, FewShotDataset
 from .splits import Item, Split, write_split_file
@@ -44,9 +45,13 @@ class DrawnDataset(FewShotDataset):
         if self.draw_seed < 0:
             raise ValueError(f"DATASET.DRAW_SEED is {self.draw_seed}; it must be 0 or more")
         if self.draw_seed != 1:
-            old, self.dataset_dir = self.dataset_dir, f"{self.dataset_dir}_seed{self.draw_seed}"
-            for key in ("image_dir", "split_path", "split_fewshot_dir"):
-                setattr(self, key, self.dataset_dir + getattr(self, key).removeprefix(old))
+            self._move(f"{self.dataset_dir}_seed{self.draw_seed}")
+
+    def _move(self, folder: str) -> None:
+        """Put the data set into another folder."""
+        old, self.dataset_dir = self.dataset_dir, folder
+        for key in ("image_dir", "split_path", "split_fewshot_dir"):
+            setattr(self, key, folder + getattr(self, key).removeprefix(old))
 
     def provide(self) -> None:
         """Draw the data set unless it is there; raise ValueError if what is there was drawn with other settings."""
@@ -73,7 +78,8 @@ class DrawnDataset(FewShotDataset):
     def _draw(self) -> None:
         """Draw everything into a folder beside, then rename it; whoever comes second keeps the first one's."""
         logger.info("Drawing %s into %s", self._name, self.dataset_dir)
-        beside = os.path.join(self.root, f".{os.path.basename(self.dataset_dir)}.{uuid.uuid4().hex}")
+        above, name = os.path.split(self.dataset_dir)
+        beside = os.path.join(above, f".{name}.{uuid.uuid4().hex}")
         try:
             self._write(beside)
             try:
@@ -166,3 +172,18 @@ class Digits(DrawnDataset):
     drawn = SETS["digits"]
     dataset_dir = "digits"
     counts = Counts(classes=10, train=719, val=179, test=899)
+
+
+@DATASET_REGISTRY.register()
+class DrawnTask(DrawnDataset):
+    """One of any number of data sets that are drawn from seeds (`synthetic.tasks`); `DATASET.TASK` says which."""
+
+    dataset_dir = "drawn_tasks"
+    CONFIG: ClassVar[dict[str, Any]] = {**DrawnDataset.CONFIG, "TASK": 0}
+
+    def locate(self, cfg: CfgNode) -> None:
+        """Full paths under `cfg.DATASET.ROOT`, a folder for each task."""
+        number = int(cfg.DATASET.get("TASK", 0))
+        self.drawn = drawn_task(number)  # type: ignore[misc]  # of the other sets the class has it
+        super().locate(cfg)
+        self._move(os.path.join(self.dataset_dir, f"task_{number}"))

@@ -18,7 +18,7 @@ SHARED: dict[str, Callable[[Record], tuple]] = {
     "weights": lambda record: ("backbone", record.metrics.get("backbone")),
     "architecture": lambda record: ("backbone", record.metrics.get("backbone")),
     "split": lambda record: ("data set", record.place.dataset),
-    "test images": lambda record: ("data set", record.place.dataset, record.place.kind.classes, _evaluated(record)),
+    "test images": lambda record: ("data set", record.place.dataset, record.place.kind.classes, *_evaluated(record)),
 }
 
 
@@ -58,8 +58,10 @@ def audit_records(records: Iterable[Record]) -> list[str]:
     return found + _unlike(sound)
 
 
-def _evaluated(record: Record) -> str:
-    return record.metrics.get("split", "test")
+def _evaluated(record: Record) -> tuple[str, ...]:
+    """The list that was evaluated, and the fold of the support images if it is one."""
+    fold = record.metrics.get("config", {}).get("DATASET", {}).get("FOLD", "")
+    return (record.metrics.get("split", "test"), *([f"fold {fold}", f"seed {record.place.seed}"] if fold else []))
 
 
 def _other_checkpoint(record: Record) -> list[str]:

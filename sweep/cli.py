@@ -72,6 +72,8 @@ def build_parser() -> argparse.ArgumentParser:
     what.add_argument("--part", choices=("train", "test"), default="", help="only the trainings, or only what follows")
     what.add_argument("--load-epoch", default="", help="epoch of the checkpoint to test (default: the last)")
     what.add_argument("--variant", default="", help="a level of directories, such as nctx16_cscFalse_ctpend")
+    what.add_argument("--folds", type=int, help="of choose: parts that the support images are dealt in (default: 4)")
+    what.add_argument("--repeats", type=int, help="of choose: how often they are dealt (default: 2)")
     data = os.environ.get("DATA", "../datasets")
     what.add_argument("--root", default=data, help="folder of the data sets (default: $DATA or ../datasets)")
     what.add_argument("--output", default="output", help="folder of all results (default: %(default)s)")
@@ -139,6 +141,8 @@ def complete_arguments(args: argparse.Namespace) -> None:
         )
     if args.variant and not protocol.has_variant:
         raise ValueError(f"--variant {args.variant}: the directories of {args.protocol} have no such level")
+    if (args.folds or args.repeats) and not protocol.follow:
+        raise ValueError(f"--folds and --repeats: {args.protocol} deals no support images in folds")
     numbers = {str(number): name for number, name in enumerate(NUMBERED)}
     args.datasets = list(dict.fromkeys(numbers.get(name, name) for name in args.datasets or protocol.datasets))
     own_files((*args.datasets, args.source))
@@ -166,6 +170,7 @@ def _complete_names(args: argparse.Namespace) -> None:
 def _check_numbers(args: argparse.Namespace) -> None:
     """Raise a ValueError for the first number that is too small or without use."""
     numbers = {"--shots": min(args.shots), "--threads": args.threads, "--per-gpu": args.per_gpu, "--jobs": args.jobs}
+    numbers |= {"--folds": args.folds, "--repeats": args.repeats}
     for flag, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value}: must be at least 1")
@@ -215,6 +220,7 @@ def make_config(args: argparse.Namespace, opts: Sequence[str]) -> SweepConfig:
         source=args.source,
         variant=args.variant,
         load_epoch=args.load_epoch,
+        **{name: value for name in ("folds", "repeats") if (value := getattr(args, name))},
         files=own_files((*args.datasets, args.source)),
     )
 
@@ -278,9 +284,31 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     if untrained:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
+    follow = PROTOCOLS[args.protocol].follow
+    if follow and todo:
+        sys.stderr.write(f"{follow.cost(config, todo)}\n")
     outcome = work(packs, args, slots) if todo else Outcome()
     agree = conclude(args, config, chosen, outcome)
+    agree = (not follow or follow_up(args, config, chosen, slots)) and agree
     return 0 if agree and not outcome.failed else 1
+
+
+def follow_up(args: argparse.Namespace, config: SweepConfig, done: Sequence[Run], slots: "list[Slot]") -> bool:
+    """Carry out what follows from the results of the runs; returns whether all of it is complete and agrees."""
+    from sweep.pool import Outcome
+    from sweep.report import records_of
+    from sweep.state import examine
+
+    follow = PROTOCOLS[args.protocol].follow
+    runs = follow.runs(config, records_of(done)) if follow and not args.part else []
+    if not follow or not runs:
+        return True
+    todo = examine(runs).todo
+    outcome = work(pack(args, todo), args, slots) if todo else Outcome()
+    sys.stdout.write("\n")
+    further = argparse.Namespace(**{**vars(args), "protocol": follow.protocol, "folds": None, "repeats": None})
+    further.trainers = list(dict.fromkeys(run.place.trainer for run in runs))
+    return conclude(further, config, runs, outcome) and not outcome.failed
 
 
 def pack(args: argparse.Namespace, todo: list[Run]) -> list[SeedGroup]:

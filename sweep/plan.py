@@ -46,6 +46,8 @@ class SweepConfig:
         source: data set that is trained on, where others are tested.
         variant: a level of directories of its own (see `RunDirectory`).
         load_epoch: which checkpoint to test; "" for the last.
+        folds: in how many the support images are dealt to choose a method.
+        repeats: how often.
         files: data set -> its configuration file, where that is not the one of its name in configs/datasets.
     """
 
@@ -58,6 +60,8 @@ class SweepConfig:
     source: str = USUAL_SOURCE
     variant: str = ""
     load_epoch: str = ""
+    folds: int = 4
+    repeats: int = 2
     files: dict[str, str] = field(default_factory=dict)
 
     def name(self, dataset: str) -> str:

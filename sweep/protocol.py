@@ -10,6 +10,21 @@ from sweep.plan import Run, SweepConfig
 
 
 @dataclass(frozen=True)
+class FollowUp:
+    """What a protocol runs when its own runs are there, by what came out.
+
+    Attributes:
+        protocol: the one that the further runs are of; its table shows them.
+        runs: makes them from what the runs share and the records.
+        cost: what the protocol's own runs cost, said before they start.
+    """
+
+    protocol: str
+    runs: Callable[[SweepConfig, Sequence[Record]], list[Run]]
+    cost: Callable[[SweepConfig, Sequence[Run]], str]
+
+
+@dataclass(frozen=True)
 class Protocol:
     """A way to train and test.
 
@@ -21,6 +36,7 @@ class Protocol:
         datasets: those that it has unless others are named, as in the papers' tables.
         shots: training images per class there.
         seeds: seeds there (for APEX's own protocols, those of its paper).
+        follow: what is run by what came out.
         tables: makes the tables of all records of a tree, by name; by default `table`, under the protocol's name.
     """
 
@@ -31,6 +47,7 @@ class Protocol:
     datasets: tuple[str, ...]
     shots: tuple[int, ...] = (16,)
     seeds: str = "1"
+    follow: FollowUp | None = None
     tables: Callable[[Sequence[Record], TableOptions], dict[str, Table]] | None = field(default=None)
 
     @property

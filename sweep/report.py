@@ -18,6 +18,7 @@ from sweep.packs import arguments, packing
 from sweep.plan import Run, SeedGroup, SweepConfig
 
 AVERAGES = "average_results.txt"
+FOLDS = ("folds", None), ("repeats", None)
 
 
 def describe(
@@ -68,19 +69,22 @@ def table_of(protocol: str, part: str, runs: Sequence[Run], options: TableOption
 def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run]) -> list[str]:
     """For each data set and method of the table, the line that makes its rows (all sets at once for a transfer)."""
     lines = []
+    together = PROTOCOLS[args.protocol].follow is not None  # what is chosen depends on all of them
     for dataset, trainer in dict.fromkeys((run.place.trained_on, run.place.trainer) for run in runs):
-        words = ["python", "-m", "sweep", args.protocol, "--trainers", trainer]
+        if together and trainer != runs[0].place.trainer:
+            continue
+        words = ["python", "-m", "sweep", args.protocol, "--trainers", *(args.trainers if together else [trainer])]
         tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.kind.has_source]
         if tested or not PROTOCOLS[args.protocol].has_source:
             named = dict.fromkeys(tested) or [dataset]
             words += ["--datasets", *(config.files.get(name, name) for name in named)]
         words += ["--seeds", args.seeds, "--shots", *map(str, args.shots), "--root", args.root, "--output", args.output]
-        if trainer in config.configs:
-            words += ["--configs", f"{trainer}={config.configs[trainer]}"]
+        own = [name for name in (args.trainers if together else [trainer]) if name in config.configs]
+        words += ["--configs", *(f"{name}={config.configs[name]}" for name in own)] if own else []
         words += ["--threads", str(args.threads)] if args.threads != 1 else []  # as many threads, so many digits
-        for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", USUAL_SOURCE)):
+        for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", USUAL_SOURCE), *FOLDS):
             value = getattr(args, name.replace("-", "_"))
-            words += [f"--{name}", value] if value != usual else []
+            words += [f"--{name}", str(value)] if value != usual else []
         lines.append(shlex.join([*words, *config.opts]))
     return lines
 

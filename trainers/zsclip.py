@@ -36,6 +36,21 @@ def ensemble_features(backbone: Backbone, templates: Sequence[str], classnames: 
     return F.normalize(torch.stack(each).mean(dim=0), dim=-1)
 
 
+def class_distances(features: Tensor) -> dict[str, float]:
+    """How far the classes are from each other, by normalised text features (C, E): means over the classes.
+
+    Returns:
+        `d_nn`, one minus the cosine to the nearest other class; `d_avg`, one minus the mean cosine to the others (Yang
+        et al. 2024, section 3.3). Empty for one class.
+    """
+    count = len(features)
+    if count < 2:
+        return {}
+    cosine = features.float() @ features.float().T
+    others = cosine[~torch.eye(count, dtype=torch.bool, device=cosine.device)].view(count, count - 1)
+    return {"d_nn": float((1 - others.amax(dim=1)).mean()), "d_avg": float((1 - others.mean(dim=1)).mean())}
+
+
 class ZeroshotMethod(Method):
     """Fixed class features from one template or several."""
 
@@ -48,6 +63,10 @@ class ZeroshotMethod(Method):
     def text_features(self) -> Tensor:
         """Normalised features (C, E)."""
         return self.features
+
+    def report(self) -> dict:
+        """How far the classes' sentences are from each other."""
+        return {"text_distances": class_distances(self.features)}
 
 
 @TRAINER_REGISTRY.register()

@@ -11,6 +11,7 @@ from synthetic.paint import COLOURS, SIZE, TEXTURES, contrast, pixel_grid, textu
 from synthetic.scenes import COUNTED, Scene, draw_scene, facts, held_out, sample_scene
 from synthetic.sets import PARTS, SETS
 from synthetic.shapes import OBJECTS, disc, handwritten, polygon, regular_star, rosette
+from synthetic.tasks import drawn_task
 
 SETS_OF_TWENTY = [name for name in SETS if name != "digits"]
 
@@ -144,3 +145,15 @@ def test_digits_are_all_of_them_once():
     assert min(Counter(label for label, _ in parts["train"]).values()) >= 16
     keys = [picture.tobytes() for part in parts.values() for _, picture in part]
     assert len(set(keys)) > 1750  # a few of the 8x8 pictures are alike
+
+
+def test_drawn_tasks_are_true_to_their_number_and_span_kinds_and_class_counts():
+    tasks = [drawn_task(number) for number in range(40)]
+    assert {task.name.split()[2].strip(",") for task in tasks} == {"objects", "coloured", "counted", "textures"}
+    counts = [len(task.scenes) for task in tasks]
+    assert (min(counts) >= 4, max(counts) <= 24, max(counts) > 4 * min(counts)) == (True, True, True)
+    assert all(len(set(task.class_names)) == len(task.scenes) for task in tasks)
+    first, again = (next(drawn_task(3).pictures("train", 1))[1] for _ in range(2))
+    assert np.array_equal(first, again)
+    with pytest.raises(ValueError, match="there is no task -1"):
+        drawn_task(-1)
