@@ -1,6 +1,6 @@
 """What `python -m sweep choose` is worth: regret over drawn tasks.
 
-    python -m benchmarks.choice --root DATA --output OUT --json docs/benchmarks/choice.json
+    python -m benchmarks.choice --root DATA --output OUT --json FILE
 
 For each task (`synthetic.tasks`, drawn from seeds) a method is chosen by cross-validation over the support images, and
 every method is trained on all of them and tested. Regret is the accuracy of the best method on the test images less
@@ -115,7 +115,8 @@ def report(rows: Sequence[Mapping]) -> str:
 
 def _shown(found: Summary, sign: str = "") -> str:
     """Mean and 95% interval over the tasks."""
-    return f"{found.mean:{sign}.2f} ({found.mean - found.ci95:{sign}.2f} to {found.mean + found.ci95:{sign}.2f})"
+    half = found.ci95 or 0.0
+    return f"{found.mean:{sign}.2f} ({found.mean - half:{sign}.2f} to {found.mean + half:{sign}.2f})"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

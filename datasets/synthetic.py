@@ -178,7 +178,7 @@ class Digits(DrawnDataset):
 class DrawnTask(DrawnDataset):
     """One of any number of data sets that are drawn from seeds (`synthetic.tasks`); `DATASET.TASK` says which."""
 
-    dataset_dir = "drawn_tasks"
+    dataset_dir = "drawn_task"
     CONFIG: ClassVar[dict[str, Any]] = {**DrawnDataset.CONFIG, "TASK": 0}
 
     def locate(self, cfg: CfgNode) -> None:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from protocols import fewshot
 from results.choice import Choice, answer, choose, cross_validated
-from results.layout import BENCHMARKS, Role, RunDirectory
+from results.layout import BENCHMARKS, ZERO_SHOT, Role, RunDirectory
 from results.records import Record
 from results.rows import in_order
 from results.statistics import Summary
-from results.tables import Difference, Table, TableOptions, complaints, mean_of
+from results.tables import Difference, Table, TableOptions, Value, complaints, mean_of
 from sweep.plan import Run, SweepConfig
 from sweep.protocol import FollowUp, Protocol, register
 
 FOLD = Role("choose/{dataset}/shots_{shots}/{trainer}/{cfg}{variant}/seed{seed}")
-REFERENCE = "ZeroshotCLIP"
+REFERENCE = f"{ZERO_SHOT}CLIP"
 Key = tuple[str, int]  # data set, shots
 
 
@@ -107,7 +107,7 @@ def table(records: Sequence[Record], options: TableOptions) -> Table:
             compared = Comparison(by_trainer)
             choice = compared.choice
             for name in in_order(by_trainer, options.order):
-                row = [dataset, shots, name, sum(not r.problem for r in by_trainer[name])]
+                row: list[Value] = [dataset, shots, name, sum(not r.problem for r in by_trainer[name])]
                 if not choice or name in compared.lacking:
                     made.rows.append([*row, None, None, "", None, ""])
                     continue

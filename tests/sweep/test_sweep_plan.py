@@ -10,6 +10,7 @@ from dassl.config import declared_cfg
 from dassl.engine import TRAINER_REGISTRY
 from dassl.engine.trainer import SimpleTrainer
 from protocols import PROTOCOLS
+from protocols.choose import REFERENCE
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS
 from sweep.method_configs import RULES
 from sweep.method_configs import trainer_class as kind
@@ -53,10 +54,11 @@ def test_official_recipes(protocol, trainer):
     runs = _runs(protocol, trainer, some, made.shots)
     places = {run.output_dir for run in runs}
     assert len(places) == len(runs)
+    assert trainer in {run.place.trainer for run in runs}
     for run in runs:
         assert not run.needs or run.needs in places
         config = requested(run.argv)
-        assert config["TRAINER.NAME"] == trainer
+        assert config["TRAINER.NAME"] in (trainer, *([REFERENCE] if protocol == "choose" else []))
         assert config["MODEL.BACKBONE.NAME"] == "ViT-B/16"
 
 
