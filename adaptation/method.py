@@ -130,6 +130,11 @@ class Method(nn.Module):
             self._evaluation[key] = compute()
         return self._evaluation[key]
 
+    def evaluated_text_features(self) -> Tensor | None:
+        """Features (C, E) of the classes that this evaluation has used; None where each image has its own."""
+        features = self._evaluation.get("text")
+        return features if isinstance(features, Tensor) and features.ndim == 2 else None
+
     once = cached_in_eval  # its former name; goes with the next release
 
     def train(self, mode: bool = True) -> "Method":

@@ -62,6 +62,17 @@ def frozen_backbone(name: str, path: str, precision: str, device: torch.device) 
     return backbone
 
 
+@lru_cache(maxsize=4)
+@torch.no_grad()
+def frozen_text_features(
+    name: str, path: str, precision: str, device: torch.device, limit: int | None, classnames: tuple[str, ...]
+) -> torch.Tensor:
+    """Features (C, E) of `a photo of a {}.` by the frozen text encoder; seeds in one process share them."""
+    backbone = frozen_backbone(name, path, precision, device).with_memory_limit(limit)
+    with Precision(precision, device).autocast():
+        return backbone.encode_text(backbone.tokenize(fill(DEFAULT, list(classnames))))
+
+
 def fill_known_input(cfg: CfgNode, given: Container[str]) -> None:
     """Set the INPUT keys that a backbone's name alone says (OpenAI's, the carried one), unless they were given.
 
@@ -158,6 +169,11 @@ class MethodTrainer(TrainerX):
         """The method's own configuration node."""
         return self.cfg.TRAINER[self.config_node]
 
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes that a step's activations may take; None for what is free."""
+        return int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None
+
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse what cannot run before anything is loaded: an unknown precision, no epochs, an unknown final model."""
         if cfg.TRAINER[self.config_node].PREC not in PRECISIONS:
@@ -210,7 +226,7 @@ class MethodTrainer(TrainerX):
         self.precision = Precision(self.settings.PREC, self.device)
         node = self.cfg.MODEL.BACKBONE
         shared = frozen_backbone(node.NAME, node.PATH, self.settings.PREC, self.device)
-        self.backbone = shared.with_memory_limit(int(self.cfg.TRAIN.MEMORY_GB * 2**30) or None)
+        self.backbone = shared.with_memory_limit(self.memory_limit)
         self.cfg = fill_input(self.cfg, self.backbone)
         super().build_data_loader()
         # runs that share the global generators cannot take turns: each is carried out whole
@@ -342,6 +358,21 @@ class MethodTrainer(TrainerX):
         """Logits (B, C)."""
         with self.precision.autocast():
             return self.model(images)
+
+    def scale_of_logits(self) -> float:
+        """The backbone's logit scale."""
+        return float(self.backbone.logit_scale)
+
+    def features_of_classes(self) -> dict[str, torch.Tensor]:
+        """The class features that the images were compared with, and the frozen model's; none of CoCoOp's kind."""
+        own, node = self.model.evaluated_text_features(), self.cfg.MODEL.BACKBONE
+        if own is None:
+            return {}
+        about = node.NAME, node.PATH, self.settings.PREC, self.device, self.memory_limit
+        return {
+            "text_features": own,
+            "frozen_text_features": frozen_text_features(*about, tuple(self.model.classnames)),
+        }
 
     def extra_metrics(self) -> dict:
         """Which backbone was used, and what the method reports of itself, for metrics.json."""

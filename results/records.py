@@ -72,6 +72,10 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     **dict.fromkeys(("accuracy", "error_rate", "macro_f1"), (PERCENT, "a number between 0 and 100")),
     **dict.fromkeys(("per_class", "history"), (_rows, "a list of objects")),
     **dict.fromkeys(("config", "checkpoint"), (_is(dict), "an object")),
+    "predictions": (
+        lambda value: isinstance(value, dict) and all(map(TEXT, value.values())),
+        "an object of texts",
+    ),
     **dict.fromkeys(
         ("backbone_digest", "split_hash", "full_split_hash", "test_images_hash", "train_images_hash", "recipe"),
         (TEXT, "text"),

@@ -126,6 +126,7 @@ DEFAULTS.TEST = CN(
         "NO_TEST": False,
         "SPLIT": "test",
         "FINAL_MODEL": "last_step",  # last_step or best_val
+        "KEEP_PREDICTIONS": True,  # write what was answered for each image to OUTPUT_DIR/predictions.npz
         "CACHE_FEATURES": True,  # features of frozen towers may be kept on disk, where a trainer does that
     }
 )

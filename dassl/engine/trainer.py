@@ -32,6 +32,8 @@ from dassl.engine.base import TrainerBase
 from dassl.engine.record import make_record, recordable, require_own_result
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
+from dassl.evaluation.collector import PredictionCollector, keep, remove_older
+from dassl.evaluation.predictions import Predictions
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
@@ -242,7 +244,7 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split: str | None = None, is_final: bool = False) -> float:
-        """Evaluate, and write ``OUTPUT_DIR/metrics.json``.
+        """Evaluate, and write ``OUTPUT_DIR/metrics.json`` and, if ``TEST.KEEP_PREDICTIONS``, ``predictions.npz``.
 
         Args:
             split: ``"test"``, or ``"val"``, a pass for model selection, which leaves ``metrics.json`` alone; default
@@ -265,23 +267,51 @@ class SimpleTrainer(TrainerBase):
         self.evaluator.reset()
         logger.info("Evaluate on the *%s* set", split)
         start = time.perf_counter()
-        batches = self.evaluation_batches(loader)
+        batches, collector = self.evaluation_batches(loader), self._collector(loader, selecting)
         for batch in _with_progress_bar(batches, f"evaluating {split}", len(loader)):
             input, label = self.parse_batch_test(batch)
             output = self.model_inference(input)
             self.evaluator.process(output, label)
+            if collector is not None:
+                collector.add(output, label, batch)
         results = self.evaluator.evaluate()
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         if not selecting:
             record = make_record(self, split, results, time.perf_counter() - start)
-            write_json(record, result)
+            write_json(record | {"predictions": self._keep_predictions(collector, record)}, result)
         self.last_result = next(iter(results.values()))
         return self.last_result
 
     def evaluation_batches(self, loader: DataLoader) -> Iterable[Any]:
         """Return the batches to evaluate; for subclasses that know a cheaper way to them."""
         return loader
+
+    def _collector(self, loader: DataLoader, selecting: bool) -> PredictionCollector | None:
+        """Return what collects the answers of an evaluation; None where they are not wanted."""
+        if selecting or not self.cfg.TEST.KEEP_PREDICTIONS:
+            return None
+        return PredictionCollector(loader.dataset, self.cfg.DATASET.ROOT, self.scale_of_logits())
+
+    def _keep_predictions(self, collector: PredictionCollector | None, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Write ``predictions.npz``, if it agrees with a record; return what the record then says of it."""
+        if collector is None:
+            remove_older(self.output_dir)
+            return {"not_kept": "TEST.KEEP_PREDICTIONS is False"}
+
+        def make() -> Predictions:
+            names = [self.lab2cname.get(label, str(label)) for label in range(collector.num_classes)]
+            return collector.collected(names, **self.features_of_classes())
+
+        return keep(self.output_dir, make, record)
+
+    def scale_of_logits(self) -> float:
+        """Return what the model multiplies cosines with to get its scores; for subclasses that do."""
+        return 1.0
+
+    def features_of_classes(self) -> dict[str, Tensor]:
+        """Return ``text_features`` and ``frozen_text_features`` (C, E) to keep with predictions, if there are such."""
+        return {}
 
     def _test_data(self, split: str) -> tuple[str, DataLoader]:
         """Return name and loader of a split; the test set stands in for a validation set that is not there."""

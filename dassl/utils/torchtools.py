@@ -24,13 +24,18 @@ from dassl.utils.tools import check_availability
 __all__ = [
     "choose_device", "count_num_param", "device_name", "last_checkpoint", "load_checkpoint", "load_pretrained_weights",
     "on_gpu", "open_all_layers", "open_specified_layers", "peak_memory", "processor_name", "reset_peak_memory",
-    "resume_from_checkpoint", "save_checkpoint",
+    "resume_from_checkpoint", "save_checkpoint", "to_half_precision",
 ]  # fmt: skip
 
 
 def choose_device(use_cuda: bool) -> torch.device:
     """Return the device to compute on: the GPU if it is wanted and there is one."""
     return torch.device("cuda" if use_cuda and torch.cuda.is_available() else "cpu")
+
+
+def to_half_precision(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor in float16; what is beyond its range becomes infinite."""
+    return tensor.to(torch.float16)
 
 
 def on_gpu(device: torch.device | str) -> bool:

@@ -16,7 +16,8 @@ from adaptation.feature_cache import BatchImages, FeatureCache, cache_file, shri
 from clip.backbone import Backbone
 from clip.precision import CPU
 from dassl.engine import TRAINER_REGISTRY
-from dassl.utils.digests import read_array, write_array
+from dassl.utils.digests import content_digest, read_array, write_array
+from results.predictions import read_predictions
 
 UNREAD = {"CLIP_Adapter", "CoCoOp", "CoOp", "KgCoOp", "ProGrad", "TaskRes", "TipAdapter", "TipAdapterF", "ZeroshotCLIP"}
 OFF = {"TEST.CACHE_FEATURES": "False"}
@@ -59,6 +60,18 @@ def test_kept_features_change_nothing(name, eurosat_root, tmp_path, features):
     files = list(features.glob("*.features"))
     assert len(files) == (not read)
     assert not (read and name in UNREAD)
+
+
+@pytest.mark.parametrize("name", ["APEX", "ZeroshotCLIP"])
+def test_answers_from_kept_features_are_kept_too(name, eurosat_root, tmp_path, features):
+    """No image is read the second time; the files are the same."""
+    new = {"DATASET.SUBSAMPLE_CLASSES": "new", "TRAINER.APEX.FIXED_ALPHA": "0.5"}
+    answers = []
+    for run in ("first", "again"):
+        conformance.make(name, eurosat_root, tmp_path / run, **new).test()
+        answers.append(content_digest(vars(read_predictions(tmp_path / run / "predictions.npz"))))
+    assert len(list(features.glob("*.features"))) == 1
+    assert answers[0] == answers[1]
 
 
 def test_apex_shares_the_file_of_zero_shot_where_its_frozen_branch_counts(eurosat_root, tmp_path, features):

@@ -5,13 +5,16 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import accuracy_score, f1_score
 
 import train
 from adaptation.stacking import run_together
 from adaptation.trainer import MethodTrainer
 from dassl.engine import TRAINER_REGISTRY, build_trainer
+from results.predictions import read_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = "tiny-ViT"
@@ -62,7 +65,27 @@ def check_run(trainer: MethodTrainer) -> dict:
     assert metrics["recipe"].endswith(f".{trainer.code_version}")
     assert all(torch.isfinite(parameter).all() for parameter in learned)
     assert all(parameter.dtype == torch.float32 for parameter in learned)
+    check_predictions(trainer, metrics)
     return metrics
+
+
+def check_predictions(trainer: MethodTrainer, metrics: dict) -> None:
+    """The stored answers give every number of the metrics, by scikit-learn, and are those of the model."""
+    answers = read_predictions(Path(trainer.output_dir) / "predictions.npz", metrics["predictions"]["digest"])
+    right = accuracy_score(answers.labels, answers.predicted, normalize=False)
+    assert metrics["accuracy"] == 100.0 * right / len(answers) == answers.accuracy
+    present = np.unique(answers.labels)
+    f1 = f1_score(answers.labels, answers.predicted, labels=present, average="macro", zero_division=0)
+    assert metrics["macro_f1"] == pytest.approx(100 * f1, rel=1e-12)
+    of_class = [answers.select(answers.labels == row["label"]) for row in metrics["per_class"]]
+    assert [row["total"] for row in metrics["per_class"]] == list(map(len, of_class))
+    assert [row["correct"] for row in metrics["per_class"]] == [own.correct.sum() for own in of_class]
+    assert list(answers.classnames) == trainer.model.classnames
+    listed = [Path(trainer.cfg.DATASET.ROOT) / path for path in answers.paths]
+    assert [str(path) for path in listed] == [item.impath for item in trainer.test_loader.dataset.data_source]
+    expected = logits(trainer).float().numpy()
+    error = np.abs(answers.logits - expected)
+    assert (error <= 5e-4 * (expected.max(axis=1, keepdims=True) - expected) + 1e-4).all()
 
 
 def check_deterministic(trainer: MethodTrainer) -> None:
@@ -116,6 +139,8 @@ def check_stacked(make_again) -> None:
         trainer.train()
     failed = [result for result in run_together([trainer.train for trainer in together]) if result is not None]
     assert not failed
+    for trainer in together:
+        check_predictions(trainer, json.loads((Path(trainer.output_dir) / "metrics.json").read_text()))
     for one, stacked in zip(alone, together, strict=True):
         other = stacked.model.state_dict()
         for name, value in one.model.state_dict().items():

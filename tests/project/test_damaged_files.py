@@ -39,11 +39,13 @@ from clip import hub
 from clip.weight_files import read_weights
 from dassl.config import declared_cfg, merge_file, merge_opts
 from dassl.data.datasets import Datum
+from dassl.evaluation.predictions import Predictions, write_predictions
 from dassl.utils import save_checkpoint
 from dassl.utils.checkpoints import load_checkpoint
 from dassl.utils.digests import content_digest, read_array, write_array
 from datasets import archives, caches, first_use, own_data, splits
 from lpclip import features
+from results.predictions import read_predictions
 from results.records import read_metrics, read_object
 
 FEW, MANY = 12, 500  # mutations for each reader
@@ -86,6 +88,7 @@ RECORD = {
     "train_seconds": 1.5,
     "created": "2026-01-01T00:00:00+00:00",
     "learns": True,
+    "predictions": {"file": "predictions.npz", "digest": "0" * 64},
     "history": [{"epoch": 1, "lr": 0.1, "loss": 0.7}, {"epoch": 2, "lr": 0.1, "loss": 0.6}],
     "per_class": [{"classname": "cat", "correct": 5, "total": 8, "accuracy": 62.5}],
     "config": {"OPTIM": {"LR": 0.002, "MAX_EPOCH": 3}, "TRAINER": {"NAME": "CoOp"}},
@@ -150,6 +153,28 @@ def _features(folder: Path) -> Path:
     some = features.Features(np.arange(12, dtype=np.float32).reshape(4, 3), np.arange(4))
     features._write(folder / "features.npz", "of this", dict.fromkeys(features.PARTS, some))
     return folder / "features.npz"
+
+
+def _make_predictions(folder: Path) -> Path:
+    """Of four images and three classes, the two largest logits of each."""
+    names = np.array(["cat", "dog", "cow"])
+    some = Predictions(
+        paths=np.array([f"a/{number}.jpg" for number in range(4)]),
+        labels=np.array([0, 1, 2, 0]),
+        classnames=names,
+        predicted=np.array([0, 1, 1, 2]),
+        largest=np.arange(4, dtype=np.float32),
+        relative=np.tile(np.array([0, -1.5], np.float16), (4, 1)),
+        top=np.array([[0, 1], [1, 0], [1, 0], [2, 1]]),
+        relative_of_label=np.array([0, 0, -3, -2], np.float16),
+        logsumexp=np.full(4, 0.3, np.float32),
+        logsumexp_cosine=np.full(4, 1.0, np.float32),
+        logit_scale=100.0,
+        text_features=np.ones((3, 2), np.float16),
+        frozen_text_features=np.ones((3, 2), np.float16),
+    )
+    write_predictions(folder / "predictions.npz", some)
+    return folder / "predictions.npz"
 
 
 def _make_tar(path: Path) -> None:
@@ -221,6 +246,10 @@ def _draw(path: Path) -> object:
     return caches.read_draw(str(path), split)
 
 
+def _predictions(path: Path) -> str:
+    return content_digest({name: value for name, value in vars(read_predictions(path)).items() if value is not None})
+
+
 def _first_use(path: Path) -> object:
     return first_use._read(str(path))
 
@@ -253,6 +282,7 @@ READERS = {
     "features of the probe": Reader(
         _features, lambda p: content_digest(features._read(p, "of this") or {}), exact=True
     ),
+    "predictions": Reader(_make_predictions, _predictions, exact=True),
     "draw": Reader(
         _written("draw.json", lambda p: caches.write_draw(str(p), *(_items(part) for part in (ROWS[:2:2], ROWS[1:2])))),
         _draw,
