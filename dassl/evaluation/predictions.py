@@ -209,10 +209,10 @@ def _require_ranges(own: Mapping[str, Array], classes: int) -> None:
 
 def write_predictions(path: str | os.PathLike[str], predictions: Predictions) -> str:
     """Write predictions, whole or not at all; return the digest of their content."""
-    arrays = {name: np.asarray(value) for name in _FORM if (value := getattr(predictions, name)) is not None}
+    arrays: dict[str, Any] = {n: np.asarray(value) for n in _FORM if (value := getattr(predictions, n)) is not None}
     digest = content_digest(arrays)
     with atomic_write(path, "wb") as file:
-        np.savez_compressed(file, **arrays, **{DIGEST: np.array(digest)})
+        np.savez_compressed(file, **{**arrays, DIGEST: np.array(digest)})
     return digest
 
 
@@ -245,7 +245,7 @@ def read_predictions(path: str | os.PathLike[str], digest: str = "") -> Predicti
     return predictions
 
 
-def _arrays(path: str | os.PathLike[str]) -> dict[str, Array]:
+def _arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The arrays in a file; any of ``UNREADABLE`` where it is damaged."""
     with open(path, "rb") as opened, zipfile.ZipFile(opened) as archive:
         sizes = {member.filename.removesuffix(".npy"): member.file_size for member in archive.infolist()}
