@@ -207,9 +207,7 @@ def _steps_go_to(scheduler: greenlet) -> Iterator[None]:
     def compute_gradients(trainer: MethodTrainer, images: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if not trainer.supports_stacking:
             return alone(trainer, images, labels)
-        loss, summary = scheduler.switch((trainer, images, labels))
-        trainer.detect_anomaly(loss)
-        return summary
+        return scheduler.switch((trainer, images, labels))[1]
 
     MethodTrainer.compute_gradients = compute_gradients  # type: ignore[method-assign, assignment]  # for the time of the runs
     try:

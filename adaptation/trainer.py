@@ -324,13 +324,11 @@ class MethodTrainer(TrainerX):
         return summary
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Compute the gradients of a finite loss, scaled where the precision asks for it.
+        """Compute the gradients of a loss, scaled where the precision asks for it.
 
         Args:
             loss: a scalar, or the K parts of a loss, (K,), whose gradients `combined_gradient` combines.
         """
-        if not torch.isfinite(loss).all():
-            self.detect_anomaly(loss)
         scaled = self.precision.scaler.scale(loss)
         if loss.ndim == 0:
             scaled.backward()
@@ -345,6 +343,16 @@ class MethodTrainer(TrainerX):
         """One optimiser step, through the precision's gradient scaler."""
         self.precision.scaler.step(self.optim)
         self.precision.scaler.update()
+
+    def must_be_finite(self, name: str) -> bool:
+        """Losses must be."""
+        return "loss" in name
+
+    def gradients_to_check(self) -> Mapping[str, torch.Tensor]:
+        """All gradients, unless a gradient scaler looks at them and skips the step."""
+        if self.precision.scaler.is_enabled():
+            return {}
+        return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None and p.numel()}
 
     def parse_batch_train(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) and labels (B,) on the device."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dassl.engine.steps import Step, names_not_finite, not_finite
 from dassl.engine.writer import SummaryWriter
 from dassl.utils import check_availability, load_checkpoint, save_checkpoint, tolist_if_not
 from dassl.utils.checkpoints import BEST, require_finite, restore, sound_checkpoints
@@ -93,7 +94,11 @@ class TrainerBase:
             is_best: write ``model-best.pth.tar`` as well.
             val_result: result of the validation, kept in the file.
             model_name: name of the file, default ``model.pth.tar-<epoch + 1>``.
+
+        Raises:
+            FloatingPointError: a number that would be saved is not finite.
         """
+        self.require_finite_state()
         for name in self.get_model_names():
             optim, sched = self._optims[name], self._scheds[name]
             state = {
@@ -213,10 +218,28 @@ class TrainerBase:
     def detect_anomaly(self, loss: Tensor, name: str = "loss") -> None:
         """Raise a FloatingPointError that names value and step, unless all of ``loss`` is finite."""
         if not torch.isfinite(loss).all():
-            step = f"epoch {self.epoch + 1}, batch {self.batch_idx + 1} of {self.num_batches}"
             value = loss.detach().flatten()[:4].tolist()
-            rate = f"learning rate {self.get_current_lr():.4e}"
-            raise FloatingPointError(f"Loss is infinite or NaN! ({name} = {value} at {step}, {rate})")
+            raise FloatingPointError(not_finite("Loss", f"{name} = {value}", self._place()))
+
+    def require_finite_state(self) -> None:
+        """Raise a FloatingPointError unless the parameters, and what their optimisers hold, are finite.
+
+        Buffers may be infinite, as masks are, but not NaN.
+        """
+        for name, model in self._models.items():
+            buffers = [key for key, _ in model.named_buffers()]
+            found = names_not_finite({**dict(model.named_parameters()), **dict(model.named_buffers())}, buffers)
+            if (optim := self._optims[name]) is not None:
+                held = {f"{key} of parameter {number}": value for number, state in enumerate(optim.state.values())
+                        for key, value in state.items()}  # fmt: skip
+                found += [f"the optimiser's {which}" for which in names_not_finite(held)]
+            if found:
+                raise FloatingPointError(not_finite("A parameter", ", ".join(found[:3]), f"the end of {self._place()}"))
+
+    def _place(self) -> str:
+        """Say which step this is."""
+        lr = self.get_current_lr()
+        return str(Step(self.epoch, self.batch_idx, self.num_batches, lr, lr))
 
     def model_zero_grad(self, names: str | list[str] | None = None) -> None:
         """Forget the gradients."""

@@ -30,6 +30,7 @@ from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
 from dassl.engine.record import make_record, recordable, require_own_result
+from dassl.engine.steps import Step, StepReader
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
 from dassl.evaluation.collector import PredictionCollector, keep, remove_older
@@ -340,18 +341,31 @@ class TrainerX(SimpleTrainer):
     """A trainer on labelled batches."""
 
     def run_epoch(self) -> None:
-        """Step through the batches; report every ``TRAIN.PRINT_FREQ`` of them, and all if there are fewer."""
+        """Step through the batches; report every ``TRAIN.PRINT_FREQ`` of them, and all if there are fewer.
+
+        Raises:
+            FloatingPointError: something in a step, or a parameter after the last one, is not finite.
+        """
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         lr = self.get_current_lr()
         self.num_batches, batches = self.epoch_batches()
+        reader = StepReader(self.device, functools.partial(self._report, losses), self.must_be_finite)
         end = time.time()
         for self.batch_idx, batch in enumerate(batches):
             data_time.update(time.time() - end)
-            losses.update(self.step(batch))
+            step_lr = self.get_current_lr()
+            report = self.step(batch)
             batch_time.update(time.time() - end)
-            self._report(losses, batch_time, data_time)
+            line = self._line(batch_time, data_time) if self._is_line_due() else None
+            step = Step(self.epoch, self.batch_idx, self.num_batches, step_lr, self.get_current_lr(), line)
+            reader.add(step, report, self.gradients_to_check())
+            if line is not None:
+                reader.start()
+            reader.collect()
             end = time.time()
+        reader.finish()
+        self.require_finite_state()
         self.history.append({"epoch": self.epoch + 1, "lr": lr, **{n: m.avg for n, m in losses.meters.items()}})
 
     def epoch_batches(self) -> tuple[int, Iterable[Any]]:
@@ -362,27 +376,45 @@ class TrainerX(SimpleTrainer):
         """Train on one of the batches; return what to report."""
         return self.forward_backward(batch)
 
-    def _report(self, losses: MetricMeter, batch_time: AverageMeter, data_time: AverageMeter) -> None:
-        """Write the events of a step and, if it is due, its line."""
+    def must_be_finite(self, name: str) -> bool:
+        """Say whether the run ends when a step reports, under this name, what is infinite or NaN; for subclasses.
+
+        By default, for third-party code, it does not: such a trainer checks its loss itself (:meth:`detect_anomaly`).
+        """
+        return False
+
+    def gradients_to_check(self) -> Mapping[str, Tensor]:
+        """Return the gradients of a step that must be finite, by the names of the parameters; for subclasses."""
+        return {}
+
+    def _is_line_due(self) -> bool:
+        """Say whether the present step has a line in the log."""
         done, frequency = self.batch_idx + 1, self.cfg.TRAIN.PRINT_FREQ
-        lr = self.get_current_lr()
-        step = self.epoch * self.num_batches + self.batch_idx
-        for name, meter in losses.meters.items():
-            self.write_scalar(f"train/{name}", meter.avg, step)
-        self.write_scalar("train/lr", lr, step)
-        if frequency < 1 or (done % frequency and self.num_batches >= frequency):
-            return
+        return frequency >= 1 and not (done % frequency and self.num_batches >= frequency)
+
+    def _line(self, batch_time: AverageMeter, data_time: AverageMeter) -> tuple[str, str]:
+        """Return what stands before and after the numbers in the line of the present step."""
+        done = self.batch_idx + 1
         left = self.num_batches - done + (self.max_epoch - self.epoch - 1) * self.num_batches
         parts = [
             f"epoch [{self.epoch + 1}/{self.max_epoch}]",
             f"batch [{done}/{self.num_batches}]",
             f"time {batch_time.val:.3f} ({batch_time.avg:.3f})",
             f"data {data_time.val:.3f} ({data_time.avg:.3f})",
-            str(losses),
-            f"lr {lr:.4e}",
-            f"eta {timedelta(seconds=int(left * batch_time.avg))}",
         ]
-        logger.info("%s", " ".join(part for part in parts if part))
+        after = f"lr {self.get_current_lr():.4e} eta {timedelta(seconds=int(left * batch_time.avg))}"
+        return " ".join(parts), after
+
+    def _report(self, losses: MetricMeter, step: Step, numbers: dict[str, float]) -> None:
+        """Write the events of a step and, if it is due, its line."""
+        losses.update(numbers)
+        index = step.epoch * step.num_batches + step.batch
+        for name, meter in losses.meters.items():
+            self.write_scalar(f"train/{name}", meter.avg, index)
+        self.write_scalar("train/lr", step.next_lr, index)
+        if step.line is not None:
+            before, after = step.line
+            logger.info("%s", " ".join(part for part in (before, str(losses), after) if part))
 
     def parse_batch_train(self, batch: Mapping[str, Any]) -> tuple[Tensor, ...]:
         """Return images, labels and domains of a batch, on the device."""

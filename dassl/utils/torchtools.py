@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dassl.utils.checkpoints import (
     last_checkpoint,
@@ -22,9 +22,9 @@ from dassl.utils.checkpoints import (
 from dassl.utils.tools import check_availability
 
 __all__ = [
-    "choose_device", "count_num_param", "device_name", "last_checkpoint", "load_checkpoint", "load_pretrained_weights",
-    "on_gpu", "open_all_layers", "open_specified_layers", "peak_memory", "processor_name", "reset_peak_memory",
-    "resume_from_checkpoint", "save_checkpoint", "to_half_precision",
+    "HostCopy", "choose_device", "count_num_param", "device_name", "last_checkpoint", "load_checkpoint",
+    "load_pretrained_weights", "on_gpu", "open_all_layers", "open_specified_layers", "peak_memory", "processor_name",
+    "reset_peak_memory", "resume_from_checkpoint", "save_checkpoint", "to_half_precision",
 ]  # fmt: skip
 
 
@@ -41,6 +41,26 @@ def to_half_precision(tensor: torch.Tensor) -> torch.Tensor:
 def on_gpu(device: torch.device | str) -> bool:
     """Say whether a device is a GPU."""
     return torch.device(device).type == "cuda"
+
+
+class HostCopy:
+    """A copy of a tensor in the host's memory, which is made without waiting for it."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.detach().to("cpu", non_blocking=True)  # from a GPU into pinned memory
+        self._made = torch.cuda.Event() if on_gpu(tensor.device) else None
+        if self._made is not None:
+            self._made.record(torch.cuda.current_stream(tensor.device))
+
+    def arrived(self) -> bool:
+        """Say whether the copy is there."""
+        return self._made is None or self._made.query()
+
+    def read(self) -> Tensor:
+        """Return the copy, after waiting for it."""
+        if self._made is not None:
+            self._made.synchronize()
+        return self._copy
 
 
 def device_name(device: torch.device | str) -> str:
