@@ -90,14 +90,13 @@ class StepReader:
         numbers = {name: None if isinstance(value, Tensor) else value for name, value in named.items()}
         self._reports.append(_Report(step, numbers, tuple(gradients)))
         if values:
-            same = _common_dtype(values)
-            self._values.append(torch.stack([value.to(self._device, same, non_blocking=True) for value in values]))
+            here = [value.to(self._device, non_blocking=True) for value in values]
+            self._values.append(torch.stack(_of_one_format(here)))
 
     def start(self) -> None:
         """Begin to copy to the host what was added."""
         if self._reports:
-            same = _common_dtype(self._values)
-            values = torch.cat([value.to(same) for value in self._values]) if self._values else torch.empty(0)
+            values = torch.cat(_of_one_format(self._values)) if self._values else torch.empty(0)
             self._copies.append((self._reports, HostCopy(values)))
             self._reports, self._values = [], []
 
@@ -153,7 +152,6 @@ def names_not_finite(tensors: Mapping[str, Any], may_be_infinite: Iterable[str] 
     return [name for name, number in named if math.isnan(number) or (math.isinf(number) and name not in allowed)]
 
 
-def _common_dtype(tensors: list[Tensor]) -> torch.dtype:
-    """Return a number format that holds these tensors exactly."""
-    kinds = {tensor.dtype for tensor in tensors}
-    return kinds.pop() if len(kinds) == 1 else torch.float64
+def _of_one_format(tensors: list[Tensor]) -> list[Tensor]:
+    """Return the tensors in a number format that holds them all exactly."""
+    return tensors if len({tensor.dtype for tensor in tensors}) == 1 else [tensor.double() for tensor in tensors]
