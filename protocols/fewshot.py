@@ -6,7 +6,7 @@ from pathlib import Path
 from results.layout import BENCHMARKS, Role, RunDirectory
 from results.published import published_notes
 from results.records import Record
-from results.rows import Method, few_shot_rows, in_order, method_names, method_of, shots_name
+from results.rows import Method, few_shot_rows, few_shot_runs, in_order, method_names, method_of, shots_name
 from results.settings import unlike_sets_note
 from results.statistics import Summary, summarise
 from results.tables import (
@@ -140,4 +140,4 @@ def _table(records: Sequence[Record], options: TableOptions) -> Table:
     return few_shot(records, options.seeds, options.order, options.compare)
 
 
-register(Protocol("fewshot", plan, _table, {"all": ALL}, BENCHMARKS, (1, 2, 4, 8, 16), "1-3"))
+register(Protocol("fewshot", plan, _table, {"all": ALL}, BENCHMARKS, (1, 2, 4, 8, 16), "1-3", own=few_shot_runs))

@@ -153,7 +153,13 @@ def protocol(name: str, datasets: tuple[str, ...]) -> Protocol:
     def tables(records: Sequence[Record], options: TableOptions) -> dict[str, Table]:
         return transfers(records, name, options.seeds, options.compare, options.source)
 
-    return Protocol(name, plan, table, ROLES, datasets, seeds="1-5", tables=tables)
+    def own(records: Sequence[Record]) -> list[Record]:
+        tested = [record for record in records if record.place.role == "transfer"]
+        tested = [record for record in tested if (record.place.dataset in IMAGENET_VARIANTS) == (name == "dg")]
+        trainings = {record.place.training() for record in tested}
+        return [record for record in records if record.place in trainings] + tested
+
+    return Protocol(name, plan, table, ROLES, datasets, seeds="1-5", tables=tables, own=own)
 
 
 register(protocol("xd", BENCHMARKS[1:]))

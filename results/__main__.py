@@ -13,7 +13,7 @@ from dassl.output import clean, printable_streams
 from dassl.utils import atomic_write
 from protocols import PROTOCOLS
 from results.audit import audit
-from results.cli import tables_of
+from results.cli import METRICS_HELP, metrics_table, tables_of
 from results.formats import FORMATS
 from results.paired import paired
 from results.plots import draw, save
@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", nargs="+", choices=PROTOCOLS, default=["base2new"], help="(default: base2new)")
     parser.add_argument("--to", default="report", help="folder to write to (default: %(default)s)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test method B against A over seeds")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", default=(), help=METRICS_HELP)
     parser.add_argument(
         "--source", default="", help="trained on, for xd and dg (default: a table for each that there is)"
     )
@@ -60,6 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         tables: dict[str, Table] = {}
         for protocol in args.table:
             tables |= tables_of(records, protocol, options, args.directory)
+            if args.metrics:
+                tables[f"{protocol}_measures"] = metrics_table(records, protocol, args.metrics, options)
         if args.paired:
             tables["paired"] = paired(records, *args.paired)
         figures = draw(records)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from results import logs
+from results.predictions import predictions_of, why_without
 from results.records import METRICS, Record, read_metrics, read_run
 from results.settings import SHOWN, only_comparable, settings
 from results.tree import directories
@@ -53,7 +54,7 @@ def audit_records(records: Iterable[Record]) -> list[str]:
     found = [f"{record.path}: {record.problem}" for record in compared if record.problem]
     sound = [record for record in compared if record.metrics]
     for record in sound:
-        beside = [*_other_checkpoint(record), *_other_log(record), *_other_request(record)]
+        beside = [*_other_checkpoint(record), *_other_log(record), *_other_request(record), *_other_predictions(record)]
         found += [f"{record.path}: {text}" for text in beside]
     return found + _unlike(sound)
 
@@ -108,6 +109,17 @@ def _other_request(record: Record) -> list[str]:
     defaults = flatten(to_dict(get_cfg_default()))
     found = differences(record.metrics.get("config", {}), asked.get("config", {}), defaults=defaults)
     return [f"{one.key} is {one.old} in the record, {one.new} in {REQUEST}" for one in found[:SHOWN]]
+
+
+def _other_predictions(record: Record) -> list[str]:
+    """What is wrong with the predictions beside a record that says that it has some."""
+    if why_without(record):
+        return []
+    try:
+        predictions_of(record)
+    except ValueError as error:
+        return [str(error)]
+    return []
 
 
 def _unlike(records: Sequence[Record]) -> list[str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from dassl.output import json_text, printable_streams
 from protocols import PROTOCOLS
 from results import logs
+from results.answers import NAMES, measures_table
 from results.formats import FORMATS
 from results.paired import paired
 from results.records import Record
@@ -27,6 +28,9 @@ Without --table the log.txt of the sub-folders are read, of this project's runs 
 stored results (metrics.json) of the whole tree, and the logs of runs that have none."""
 
 
+METRICS_HELP = f"""a table of these of the protocol's runs, from their records and predictions: {", ".join(NAMES)}"""
+
+
 def build_parser() -> argparse.ArgumentParser:
     """The arguments; the first four options are those of the code family's parser."""
     parser = argparse.ArgumentParser(description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -42,6 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--compare", choices=("published", "none"), help="numbers to put beside (default: published)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test B against A over seeds, after the table")
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help=METRICS_HELP)
     parser.add_argument(
         "--source", default="", help="trained on, for xd and dg (default: a table for each that there is)"
     )
@@ -64,6 +69,14 @@ def tables_of(records: Sequence[Record], protocol: str, options: TableOptions, d
             f"no runs of {protocol}{source} below {directory}; there are runs of: {', '.join(there) or 'none'}"
         )
     return tables
+
+
+def metrics_table(records: Sequence[Record], protocol: str, names: Sequence[str], options: TableOptions) -> Table:
+    """The measures of a protocol's runs; ValueError for a measure that there is not."""
+    own = PROTOCOLS[protocol].records_of(records)
+    if options.source:
+        own = [record for record in own if record.place.trained_on == options.source]
+    return measures_table(own, names, f"Measures of {protocol}", options)
 
 
 def log_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, int]:
@@ -153,6 +166,8 @@ def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, in
     records = read_records(args.directory, from_logs=True)
     options = TableOptions(seeds, compare=args.compare != "none", source=args.source)
     tables = list(tables_of(records, args.table, options, args.directory).values())
+    if args.metrics:
+        tables = [metrics_table(records, args.table, args.metrics, options)]
     complete = all(table.complete for table in tables)
     if args.paired:
         tables.append(paired(records, *args.paired))
@@ -175,6 +190,7 @@ def _refuse_strays(args: argparse.Namespace) -> None:
     logs_only = {"--ci95": args.ci95, "--test-log": args.test_log, "--multi-exp": args.multi_exp}
     logs_only["--keyword"] = args.keyword is not None
     tables_only = {"--paired": args.paired, "--compare": args.compare, "--source": args.source}
+    tables_only["--metrics"] = args.metrics
     strays = [name for name, given in (logs_only if args.table else tables_only).items() if given]
     if strays:
         raise ValueError(f"{', '.join(strays)}: {'not together with' if args.table else 'only with'} --table")

@@ -8,22 +8,52 @@ What is in a file, also where only the largest logits of each image are kept, sa
 """
 
 import os
-from collections.abc import Mapping
+from typing import NamedTuple
 
-from dassl.evaluation.predictions import NAME, Predictions, read_predictions
+from dassl.evaluation.predictions import NAME, VAL_NAME, Predictions, read_predictions
 from results.records import Record
 
-__all__ = ["NAME", "Predictions", "predictions_of", "read_predictions", "why_without"]
+__all__ = ["NAME", "Predictions", "Source", "predictions_of", "read_predictions", "source_of", "why_without"]
+
+
+class Source(NamedTuple):
+    """A file of predictions, and the digest that the `metrics.json` beside it has for it."""
+
+    path: str
+    digest: str
+
+    def read(self) -> Predictions:
+        """The predictions; ValueError where they are not there, damaged, or of another evaluation."""
+        try:
+            return read_predictions(self.path, self.digest)
+        except FileNotFoundError as error:
+            raise ValueError(f"{self.path} is not there, though the metrics.json beside it says so") from error
 
 
 def why_without(record: Record) -> str:
     """Why a run has no predictions, as far as its `metrics.json` says; "" if it says that it has."""
     if not record.metrics:
-        return record.problem or "known by its log alone"
-    said = record.metrics.get("predictions")
-    if said is None:
-        return "made by a version that kept none"
-    return "" if "digest" in said else f"{said.get('not_kept', 'its record does not say where they are')}"
+        return "no result"
+    said = record.metrics.get(
+        "predictions", {"not_kept": "known by its log alone, or made by a version that kept none"}
+    )
+    return "" if "digest" in said else said.get("not_kept", "its record does not say which they are")
+
+
+def source_of(record: Record, validation: bool = False) -> Source:
+    """Where the predictions of a run are; those of its validation images, if asked for.
+
+    Raises:
+        ValueError: it has none; the sentence says why.
+    """
+    reason = why_without(record)
+    if not reason and validation and "val_digest" not in (said := record.metrics["predictions"]):
+        unsaid = "those of validation images are kept with TEST.KEEP_VAL_PREDICTIONS True, where there are such images"
+        reason = said.get("val_not_kept", unsaid)
+    if reason:
+        raise ValueError(reason)
+    digest = record.metrics["predictions"]["val_digest" if validation else "digest"]
+    return Source(os.path.join(record.path, VAL_NAME if validation else NAME), digest)
 
 
 def predictions_of(record: Record) -> Predictions:
@@ -32,10 +62,7 @@ def predictions_of(record: Record) -> Predictions:
     Raises:
         ValueError: there are none, or they are damaged, or of another evaluation; the sentence says which.
     """
-    if reason := why_without(record):
-        raise ValueError(f"{record.path} has no predictions ({reason})")
-    said: Mapping[str, str] = record.metrics["predictions"]
     try:
-        return read_predictions(os.path.join(record.path, NAME), said["digest"])
-    except FileNotFoundError as error:
-        raise ValueError(f"{record.path} has no {NAME}, of which its metrics.json speaks") from error
+        return source_of(record).read()
+    except ValueError as error:
+        raise ValueError(f"{record.path}: no predictions ({error})") from error

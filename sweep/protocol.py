@@ -38,6 +38,7 @@ class Protocol:
         seeds: seeds there (for APEX's own protocols, those of its paper).
         follow: what is run by what came out.
         tables: makes the tables of all records of a tree, by name; by default `table`, under the protocol's name.
+        own: chooses its own runs among all records of a tree; by default those of its roles.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Protocol:
     seeds: str = "1"
     follow: FollowUp | None = None
     tables: Callable[[Sequence[Record], TableOptions], dict[str, Table]] | None = field(default=None)
+    own: Callable[[Sequence[Record]], list[Record]] | None = None
 
     @property
     def summary(self) -> str:
@@ -64,6 +66,10 @@ class Protocol:
     def has_variant(self) -> bool:
         """Whether its directories have a level for a variant."""
         return any(role.has_variant for role in self.roles.values())
+
+    def records_of(self, records: Sequence[Record]) -> list[Record]:
+        """The runs of the protocol among all records of a tree."""
+        return self.own(records) if self.own else [record for record in records if record.place.role in self.roles]
 
     def tables_of(self, records: Sequence[Record], options: TableOptions) -> dict[str, Table]:
         """The tables of all records of a tree, by names for their files."""

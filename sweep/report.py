@@ -45,11 +45,14 @@ def describe(
         f"{len(complete)} complete, {slots} at a time"
     )
     guess = estimate(todo, output)
+    kept = f"; predictions take up to {guess.predictions / 1e6:.1f} MB" if guess.predictions else ""
     if guess.seconds is None:
-        lines.append(f"time and disk: unknown until a run of each kind is complete below {output}")
+        lines.append(f"time and disk: unknown until a run of each kind is complete below {output}{kept}")
     else:
         span = timedelta(seconds=round(guess.seconds / slots))
-        lines.append(f"about {span} and {guess.disk / 1e6:.1f} MB, by {guess.measured} finished runs below {output}")
+        lines.append(
+            f"about {span} and {guess.disk / 1e6:.1f} MB, by {guess.measured} finished runs below {output}{kept}"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -22,6 +22,7 @@ NO_EFFECT = {
     "TRAIN.CHECKPOINT_FREQ": "how often it saves",
     "TEST.CACHE_FEATURES": "cached features equal those that would be computed",
     "TEST.KEEP_PREDICTIONS": "what is written beside the result",
+    "TEST.KEEP_VAL_PREDICTIONS": "what is written beside the result",
     "VERBOSE": "how much a run says",
     "USE_CUDA": "what it runs on",
 }

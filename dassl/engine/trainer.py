@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -34,7 +35,7 @@ from dassl.engine.steps import Step, StepReader
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
 from dassl.evaluation.collector import PredictionCollector, keep, remove_older
-from dassl.evaluation.predictions import Predictions
+from dassl.evaluation.predictions import NAME, VAL_NAME, Predictions
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
@@ -294,17 +295,29 @@ class SimpleTrainer(TrainerBase):
             return None
         return PredictionCollector(loader.dataset, self.cfg.DATASET.ROOT, self.scale_of_logits())
 
-    def _keep_predictions(self, collector: PredictionCollector | None, record: Mapping[str, Any]) -> dict[str, Any]:
+    def _keep_predictions(self, collector: PredictionCollector | None, record: Mapping[str, Any]) -> dict[str, str]:
         """Write ``predictions.npz``, if it agrees with a record; return what the record then says of it."""
+        remove_older(self.output_dir)
         if collector is None:
-            remove_older(self.output_dir)
             return {"not_kept": "TEST.KEEP_PREDICTIONS is False"}
+        kept = keep(os.path.join(self.output_dir, NAME), partial(self._collected, collector), record)
+        if self.cfg.TEST.KEEP_VAL_PREDICTIONS and self.val_loader is not None and record["split"] == "test":
+            kept |= {f"val_{name}": value for name, value in self._keep_val_predictions(self.val_loader).items()}
+        return kept
 
-        def make() -> Predictions:
-            names = [self.lab2cname.get(label, str(label)) for label in range(collector.num_classes)]
-            return collector.collected(names, **self.features_of_classes())
+    def _keep_val_predictions(self, loader: DataLoader) -> dict[str, str]:
+        """Evaluate the validation images and write ``predictions-val.npz``; return what the record says of it."""
+        logger.info("Evaluate on the *val* set, for predictions alone")
+        collector = PredictionCollector(loader.dataset, self.cfg.DATASET.ROOT, self.scale_of_logits())
+        for batch in self.evaluation_batches(loader):
+            input, label = self.parse_batch_test(batch)
+            collector.add(self.model_inference(input), label, batch)
+        return keep(os.path.join(self.output_dir, VAL_NAME), partial(self._collected, collector))
 
-        return keep(self.output_dir, make, record)
+    def _collected(self, collector: PredictionCollector) -> Predictions:
+        """Return the predictions that were collected, with names and features of the classes."""
+        names = [self.lab2cname.get(label, str(label)) for label in range(collector.num_classes)]
+        return collector.collected(names, **self.features_of_classes())
 
     def scale_of_logits(self) -> float:
         """Return what the model multiplies cosines with to get its scores; for subclasses that do."""

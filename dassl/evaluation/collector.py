@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dassl.evaluation.predictions import NAME, TOP, Predictions, keeps_all, require_sound, write_predictions
+from dassl.evaluation.predictions import NAME, TOP, VAL_NAME, Predictions, keeps_all, require_sound, write_predictions
 from dassl.utils.torchtools import to_half_precision
 
 logger = logging.getLogger(__name__)
@@ -147,29 +147,27 @@ def disagreement(predictions: Predictions, record: Mapping[str, Any]) -> str:
 
 def remove_older(folder: str) -> None:
     """Remove the predictions of an older evaluation from a run's folder, if there are any."""
-    Path(folder, NAME).unlink(missing_ok=True)
+    for name in (NAME, VAL_NAME):
+        Path(folder, name).unlink(missing_ok=True)
 
 
-def keep(folder: str, make: Callable[[], Predictions], record: Mapping[str, Any]) -> dict[str, str]:
-    """Write ``predictions.npz`` into a run's folder if that can be done; return what ``metrics.json`` says of it.
+def keep(path: str, make: Callable[[], Predictions], record: Mapping[str, Any] | None = None) -> dict[str, str]:
+    """Write a file of predictions if that can be done; return what ``metrics.json`` says of it.
 
     Args:
-        folder: of the run.
+        path: the file.
         make: returns the predictions; a ValueError says why there are none.
         record: of the evaluation, with whose results the predictions have to agree.
 
     Returns:
-        ``file`` and ``digest``, or ``not_kept``: why not. Then an older file, which was of another evaluation, is
-        removed.
+        ``file`` and ``digest``, or ``not_kept``: why not.
     """
-    path = os.path.join(folder, NAME)
     try:
         predictions = make()
-        reason = disagreement(predictions, record)
+        reason = disagreement(predictions, record) if record else ""
         if not reason:
-            return {"file": NAME, "digest": write_predictions(path, predictions)}
+            return {"file": os.path.basename(path), "digest": write_predictions(path, predictions)}
     except Exception as error:  # whatever it is: a finished run is not lost to what could not be kept of it
         reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    remove_older(folder)
     logger.info("No predictions are kept: %s", reason)
     return {"not_kept": reason}

@@ -21,11 +21,12 @@ from numpy.typing import NDArray
 from dassl.utils.digests import DIGEST, DamagedError, content_digest
 from dassl.utils.tools import atomic_write
 
-NAME = "predictions.npz"
+NAME, VAL_NAME = "predictions.npz", "predictions-val.npz"
 FULL_LIMIT = 8_000_000  # logits of an evaluation, 16 MB: the test images of SUN397 are 7.9 million, of ImageNet 50
 TOP = 50  # classes that are kept of each image above that
 MAX_BYTES = 2**31  # of the arrays that a file may say that it holds
-BYTES_OF_IMAGE = 32  # label, prediction, largest logit and path, packed
+BYTES_OF_IMAGE = 32  # label, prediction, largest logit and path, packed; also the name of a class
+BYTES_OF_FILE = 3000  # names of its parts
 UNREADABLE = (
     OSError, ValueError, KeyError, TypeError, EOFError, RuntimeError, SyntaxError, MemoryError, zipfile.BadZipFile,
     zlib.error,
@@ -156,10 +157,10 @@ def keeps_all(images: int, classes: int) -> bool:
     return classes <= TOP or images * classes <= FULL_LIMIT
 
 
-def file_bytes(images: int, classes: int) -> int:
-    """Return about how many bytes the predictions of images and classes take on disk, without class features."""
+def file_bytes(images: int, classes: int, width: int = 0) -> int:
+    """Return how many bytes, at most, predictions take on disk; with class features of a width if one is given."""
     numbers = classes if keeps_all(images, classes) else 2 * TOP + 5
-    return images * (2 * numbers + BYTES_OF_IMAGE)
+    return images * (2 * numbers + BYTES_OF_IMAGE) + classes * (2 * 2 * width + BYTES_OF_IMAGE) + BYTES_OF_FILE
 
 
 def require_sound(predictions: Predictions) -> None:

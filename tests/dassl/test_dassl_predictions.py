@@ -200,6 +200,21 @@ def test_switched_off(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["metrics.json"]
 
 
+def test_validation_images_too(tmp_path, monkeypatch):
+    """Only where a test is asked for, and in a file of their own; without it an older one goes."""
+    trainer, metrics = run(monkeypatch, tmp_path, TEST__KEEP_VAL_PREDICTIONS=True)
+    assert set(metrics["predictions"]) == {"file", "digest", "val_file", "val_digest"}
+    val = read_predictions(tmp_path / "out" / "predictions-val.npz", metrics["predictions"]["val_digest"])
+    assert [f"{tmp_path}/{path}" for path in val.paths] == [item.impath for item in trainer.dm.dataset.val]
+    assert val.accuracy == trainer.test("val")
+    trainer.cfg.defrost()
+    trainer.cfg.TEST.KEEP_VAL_PREDICTIONS = False
+    trainer.history = []
+    (tmp_path / "out" / "metrics.json").unlink()
+    trainer.test()
+    assert not (tmp_path / "out" / "predictions-val.npz").exists()
+
+
 def test_a_second_output_is_no_hindrance(tmp_path, monkeypatch):
     _, metrics = run(monkeypatch, tmp_path, "ToyZeroShot")
     assert isinstance(

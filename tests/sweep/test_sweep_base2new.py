@@ -116,7 +116,7 @@ def test_dry_run_prints_lines_of_train_py_and_counts(tmp_path, capsys):
     out = capsys.readouterr().out
     assert out.count("python train.py ") == 2 + 6
     assert "8 runs to do (3 trainings, 5 evaluations), 0 complete, 1 at a time" in out
-    assert "unknown" in out
+    assert re.search(r"unknown until .*; predictions take up to \d+\.\d MB", out)
     assert not (tmp_path / "out").exists()
 
 
@@ -248,6 +248,19 @@ def test_a_sweep_ends_with_the_table_and_its_commands(swept):
     assert "=> result" not in done.stdout + done.stderr
     for path in (folder / "out").glob("base2new/*/*/*/*/*/*"):
         assert "=> result" in (path / "log.txt").read_text()
+
+
+def test_predictions_are_kept_within_the_estimate(swept, capsys):
+    """Its precedent without them, and for each run what its images and classes take at most."""
+    folder, words, _ = swept
+    files = list((folder / "out").rglob("predictions.npz"))
+    assert len(files) == 6
+    more = [*words[:-2], "--seeds", "1-3", "--dry-run", *FAST]
+    assert cli.main(more) == 0
+    (megabytes,) = re.findall(r"finished runs below .*; predictions take up to (\d+\.\d) MB", capsys.readouterr().out)
+    assert max(file.stat().st_size for file in files) * 2 < float(megabytes) * 1e6 + 5e4
+    assert cli.main([*more, "TEST.KEEP_PREDICTIONS", "False"]) == 0
+    assert "predictions take" not in capsys.readouterr().out
 
 
 def test_the_same_line_again_runs_nothing(swept, capsys):
