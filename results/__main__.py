@@ -7,16 +7,19 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dassl.output import clean, printable_streams
 from dassl.utils import atomic_write
 from protocols import PROTOCOLS
+from results.answer_plots import answer_figures, confusion_figures
 from results.audit import audit
+from results.by_image import comparison, confusion_table, confusion_tables, confusions, differences
 from results.cli import METRICS_HELP, metrics_table, tables_of
+from results.contact_sheet import contact_sheet
 from results.formats import FORMATS
-from results.paired import paired
-from results.plots import draw, save
+from results.plots import CAPTIONS, draw, save
 from results.records import Record
 from results.report import page
 from results.seeds import parse_seeds
@@ -36,6 +39,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", nargs="+", choices=PROTOCOLS, default=["base2new"], help="(default: base2new)")
     parser.add_argument("--to", default="report", help="folder to write to (default: %(default)s)")
     parser.add_argument("--paired", nargs=2, metavar=("A", "B"), help="test method B against A over seeds")
+    parser.add_argument("--root", default="", help="folder of the data sets, for pictures on which A and B differ")
+    parser.add_argument("--confusions", action="store_true", help="what is taken for what: pairs, matrices")
     parser.add_argument("--metrics", nargs="+", metavar="NAME", default=(), help=METRICS_HELP)
     parser.add_argument(
         "--source", default="", help="trained on, for xd and dg (default: a table for each that there is)"
@@ -56,23 +61,65 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.audit:
             return report_audit(args.directory)
-        records = read_records(args.directory, from_logs=True)
-        options = TableOptions(parse_seeds(args.seeds) if args.seeds else (), source=args.source)
-        tables: dict[str, Table] = {}
-        for protocol in args.table:
-            tables |= tables_of(records, protocol, options, args.directory)
-            if args.metrics:
-                tables[f"{protocol}_measures"] = metrics_table(records, protocol, args.metrics, options)
-        if args.paired:
-            tables["paired"] = paired(records, *args.paired)
-        figures = draw(records)
-        path = write(args.to, args.title, tables, figures, records)
+        path = write(args.to, args.title, *report_of(args))
     except (ValueError, OSError) as error:
         unwritable = getattr(error, "strerror", None)
         sys.stderr.write(f"results: {f'{error.filename}: {unwritable}' if unwritable else error}\n")
         return 2
     sys.stdout.write(f"{path}\n")
     return 0
+
+
+def report_of(args: argparse.Namespace) -> "tuple[Report, list[Record]]":
+    """What the report shows, as the arguments ask for it, and the runs. ValueError for what cannot be shown."""
+    records = read_records(args.directory, from_logs=True)
+    options = TableOptions(parse_seeds(args.seeds) if args.seeds else (), source=args.source)
+    report = Report(draw(records))
+    own: list[Record] = []
+    for protocol in args.table:
+        report.tables |= tables_of(records, protocol, options, args.directory)
+        own += [record for record in PROTOCOLS[protocol].records_of(records) if record not in own]
+        if args.metrics:
+            report.tables[f"{protocol}_measures"] = metrics_table(records, protocol, args.metrics, options)
+    if args.metrics:
+        report.add_figures(answer_figures(own))
+    if args.confusions:
+        found, notes = confusions(own)
+        report.tables["confusions"] = confusion_table(found, notes)
+        report.unshown |= confusion_tables(found)
+        report.add_figures(confusion_figures(found))
+    if args.paired:
+        first, second = args.paired
+        tables, matched = comparison(own, first, second)
+        report.tables |= tables
+        if matched:
+            report.unshown["differences"] = differences(matched, first, second)
+            report.sections.append(contact_sheet(matched, first, second, args.root))
+    return report, records
+
+
+@dataclass
+class Report:
+    """What a report is made of.
+
+    Attributes:
+        figures: by names for their files.
+        captions: of the figures.
+        tables: by names for their files.
+        unshown: tables that are written and not shown.
+        sections: further parts, in HTML.
+    """
+
+    figures: "dict[str, Figure]"
+    captions: dict[str, str] = field(default_factory=lambda: dict(CAPTIONS))
+    tables: dict[str, Table] = field(default_factory=dict)
+    unshown: dict[str, Table] = field(default_factory=dict)
+    sections: list[str] = field(default_factory=list)
+
+    def add_figures(self, made: "Mapping[str, tuple[Figure, str]]") -> None:
+        """Add figures with their captions."""
+        self.figures |= {name: figure for name, (figure, _) in made.items()}
+        self.captions |= {name: caption for name, (_, caption) in made.items()}
 
 
 def report_audit(directory: str) -> int:
@@ -84,18 +131,17 @@ def report_audit(directory: str) -> int:
     return 1 if found else 0
 
 
-def write(
-    folder: str, title: str, tables: Mapping[str, Table], figures: "Mapping[str, Figure]", records: Sequence[Record]
-) -> str:
-    """Write tables, figures and the report; returns the report's path. OSError if the folder cannot be written to."""
-    for name, table in tables.items():
+def write(folder: str, title: str, report: Report, records: Sequence[Record]) -> str:
+    """Write tables, figures and the report; returns its path. OSError if the folder cannot be written to."""
+    for name, table in {**report.tables, **report.unshown}.items():
         for form, make in FORMATS.items():
             with atomic_write(os.path.join(folder, f"{name}.{SUFFIXES.get(form, form)}")) as file:
                 file.write(make(table))
-    save(figures, folder)
+    save(report.figures, folder)
     path = os.path.join(folder, "report.html")
+    tables = list(report.tables.values())
     with atomic_write(path) as file:
-        file.write(page(title, list(tables.values()), figures, records))
+        file.write(page(title, tables, report.figures, records, report.captions, report.sections))
     return path
 
 

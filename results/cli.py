@@ -11,8 +11,8 @@ from dassl.output import json_text, printable_streams
 from protocols import PROTOCOLS
 from results import logs
 from results.answers import NAMES, measures_table
+from results.by_image import comparison
 from results.formats import FORMATS
-from results.paired import paired
 from results.records import Record
 from results.seeds import numbers, parse_seeds
 from results.statistics import population_ci95
@@ -170,7 +170,7 @@ def tree_report(args: argparse.Namespace, seeds: Sequence[int]) -> tuple[str, in
         tables = [metrics_table(records, args.table, args.metrics, options)]
     complete = all(table.complete for table in tables)
     if args.paired:
-        tables.append(paired(records, *args.paired))
+        tables += comparison(PROTOCOLS[args.table].records_of(records), *args.paired)[0].values()
     return written(tables, args.format or "text"), 0 if complete else 1
 
 

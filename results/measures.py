@@ -93,8 +93,9 @@ class Bins:
 def equal_width_bins(scores: ImageScores, bins: int = BINS) -> Bins:
     """Bins of equal width: the first is [0, 1/bins], the others are open below and closed above."""
     which = np.ceil(scores.confidence * bins).astype(int).clip(1, bins) - 1
-    sums = (np.bincount(which, values, bins) for values in (np.ones(len(which)), scores.confidence, scores.correct))
-    return Bins(*sums)
+    count = np.bincount(which, minlength=bins).astype(np.float64)
+    sums = (np.bincount(which, values, bins).astype(np.float64) for values in (scores.confidence, scores.correct))
+    return Bins(count, *sums)
 
 
 def equal_mass_bins(scores: ImageScores, bins: int = BINS) -> Bins:

@@ -28,7 +28,7 @@ MARKERS = "osD^vPXh<>"
 POINT = 36  # size of a point that a number is written into
 
 
-def _axes(x: str, y: str) -> "tuple[Figure, Axes]":
+def make_axes(x: str, y: str) -> "tuple[Figure, Axes]":
     """An empty figure with its axes named."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -76,16 +76,16 @@ def gain_over_difficulty(records: Sequence[Record]) -> "Figure | None":
     learned = [key for key in means if not _is_zero_shot(key[1]) and key[0] in zero and key[0] in hard]
     if not learned:
         return None
-    figure, axes = _axes("relative transfer difficulty", "gain in HM over zero-shot (points)")
+    figure, axes = make_axes("relative transfer difficulty", "gain in HM over zero-shot (points)")
     methods = methods_in_order({method for _, method in learned})
     gain = {(d, m): (hard[d][0], harmonic_mean(*means[d, m]) - zero[d]) for d, m in learned}
-    for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
+    for (method, name), style in zip(method_names(methods).items(), method_styles(records, methods), strict=True):
         points = [point for (_, own), point in gain.items() if own == method]
         axes.scatter(*zip(*points, strict=True), s=POINT, label=_label(name), **style)
     _number_sets(axes, gain)
     _log_ticks(axes, [hard[dataset][0] for dataset, _ in learned])
     axes.axhline(0, color="0.7", linewidth=0.8, zorder=0)
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -99,7 +99,7 @@ def _log_ticks(axes: "Axes", values: Sequence[float]) -> None:
     axes.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(axes: "Axes") -> None:
+def add_legend(axes: "Axes") -> None:
     """The names of the methods above the figure, where they hide nothing."""
     axes.legend(
         fontsize=6.5, ncols=3, loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False,
@@ -116,7 +116,7 @@ def _is_zero_shot(method: Method) -> bool:
     return method[0].startswith(ZERO_SHOT)
 
 
-def _styles(records: Iterable[Record], methods: Iterable[Method]) -> list[dict[str, Any]]:
+def method_styles(records: Iterable[Record], methods: Iterable[Method]) -> list[dict[str, Any]]:
     """Colour and marker of each method of a figure.
 
     A trainer has the same ones in all figures of these records; only where a figure shows several of its
@@ -150,7 +150,7 @@ def transfer_weights(records: Sequence[Record]) -> "Figure | None":
     }
     if not found:
         return None
-    figure, axes = _axes("new classes, by data set", "alpha and distances")
+    figure, axes = make_axes("new classes, by data set", "alpha and distances")
     start = 0
     for dataset in in_order(found):
         values = found[dataset]
@@ -187,14 +187,14 @@ def accuracy_over_shots(records: Sequence[Record]) -> "Figure | None":
             methods.append(method_of(own[0]))
     if not lines:
         return None
-    figure, axes = _axes("training images per class", "accuracy (%)")
-    for (label, line), style in zip(lines.items(), _styles(records, methods), strict=True):
+    figure, axes = make_axes("training images per class", "accuracy (%)")
+    for (label, line), style in zip(lines.items(), method_styles(records, methods), strict=True):
         axes.plot(*line, ms=4, linewidth=1, label=_label(label), **style)
     axes.set_xscale("log", base=2)
     ticks = sorted({n for shots, _ in lines.values() for n in shots})
     axes.set_xticks(ticks, map(str, ticks))
     axes.minorticks_off()
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 
@@ -203,9 +203,9 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
     means = _base_new(records)
     if not means:
         return None
-    figure, axes = _axes("base accuracy (%)", "new accuracy (%)")
+    figure, axes = make_axes("base accuracy (%)", "new accuracy (%)")
     methods = methods_in_order({method for _, method in means})
-    for (method, name), style in zip(method_names(methods).items(), _styles(records, methods), strict=True):
+    for (method, name), style in zip(method_names(methods).items(), method_styles(records, methods), strict=True):
         points = [pair for (_, own), pair in means.items() if own == method]
         axes.scatter(*zip(*points, strict=True), s=POINT, label=_label(name), **style)
     _number_sets(axes, means)
@@ -221,7 +221,7 @@ def base_against_new(records: Sequence[Record]) -> "Figure | None":
             axes.annotate(label, inside[0], fontsize=6, color="0.4", ha="center", va="top", bbox=white, zorder=0)
     axes.set_xlim(low, 103)
     axes.set_ylim(low, 103)
-    _legend(axes)
+    add_legend(axes)
     return figure
 
 

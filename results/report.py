@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from dassl.output import clean
+from results.contact_sheet import CSS as SHEET
 from results.formats import cell
 from results.plots import CAPTIONS
 from results.records import Record
@@ -31,8 +32,15 @@ pre { background: #f6f6f2; padding: .8rem; overflow-x: auto; font-size: .8rem; }
 """
 
 
-def page(title: str, tables: Sequence[Table], figures: "Mapping[str, Figure]", records: Sequence[Record]) -> str:
-    """The whole document."""
+def page(
+    title: str,
+    tables: Sequence[Table],
+    figures: "Mapping[str, Figure]",
+    records: Sequence[Record],
+    captions: Mapping[str, str] = CAPTIONS,
+    sections: Sequence[str] = (),
+) -> str:
+    """The whole document; `sections` are parts of it in HTML."""
     problems = [record for record in records if record.problem]
     sound = len(records) - len(problems)
     made = datetime.now(UTC).isoformat(timespec="minutes")
@@ -40,13 +48,14 @@ def page(title: str, tables: Sequence[Table], figures: "Mapping[str, Figure]", r
         f"<h1>{_escape(title)}</h1>",
         f"<p>{sound} complete runs, {len(problems)} without a sound result. Written {made}.</p>",
         *(_table(table) for table in tables),
-        _figures(figures),
+        _figures(figures, captions),
+        *sections,
         _problems(problems),
         _settings(records),
     ]
     head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{_escape(title)}</title>'
     return (
-        f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}</style></head><body>\n'
+        f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS}{SHEET}</style></head><body>\n'
         + "\n".join(parts)
         + "\n</body></html>\n"
     )
@@ -74,7 +83,7 @@ def _table(table: Table) -> str:
     return f'<h2>{_escape(table.title)}</h2>\n<div class="scroll"><table>{body}</table></div>\n<ul>{notes}</ul>'
 
 
-def _figures(figures: "Mapping[str, Figure]") -> str:
+def _figures(figures: "Mapping[str, Figure]", captions: Mapping[str, str]) -> str:
     """The figures as pictures inside the document."""
     if not figures:
         return ""
@@ -83,7 +92,7 @@ def _figures(figures: "Mapping[str, Figure]") -> str:
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=200)
         source = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
-        caption = _escape(CAPTIONS[name])
+        caption = _escape(captions[name])
         shown.append(f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption></figure>')
     return f'<h2>Figures</h2>\n<div class="figures">{"".join(shown)}</div>'
 

@@ -123,8 +123,8 @@ class Predictions:
         scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
         return scaled
 
-    def select(self, rows: Array) -> "Predictions":
-        """The predictions of some images, by a mask (N,) or by indices."""
+    def select(self, rows: Array | slice) -> "Predictions":
+        """The predictions of some images, by a mask (N,), by indices, or by a slice."""
         changed = {name: getattr(self, name)[rows] for name in _OF_IMAGES if getattr(self, name) is not None}
         return dataclasses.replace(self, **changed)
 
@@ -254,6 +254,8 @@ def _arrays(path: str | os.PathLike[str]) -> dict[str, Any]:
             raise DamagedError(f"it holds {', '.join(map(repr, sizes)) or 'nothing'}")
         if sum(sizes.values()) > MAX_BYTES:
             raise DamagedError(f"it says that it holds {sum(sizes.values())} bytes")
-        opened.seek(0)
-        with np.load(opened, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
+        found = {}
+        for name in sizes:
+            with archive.open(f"{name}.npy") as member:  # as np.load does, which would read the archive's index again
+                found[name] = np.lib.format.read_array(member, allow_pickle=False)
+        return found
