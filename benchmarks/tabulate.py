@@ -93,13 +93,18 @@ def write_tree(root: Path, runs: int, images: int, classes: int) -> None:
         (directory / "metrics.json").write_text(json.dumps(metrics, indent=4))
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Print how long each part took."""
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=1000, help="test images of a run")
     parser.add_argument("--classes", type=int, default=20)
-    args = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print how long each part took."""
+    args = build_parser().parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         write_tree(Path(folder), args.runs, args.images, args.classes)
         started = time.perf_counter()
