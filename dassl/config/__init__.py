@@ -17,7 +17,7 @@ from dassl.utils import check_availability, did_you_mean
 
 __all__ = [
     "admit_foreign_keys", "check_values", "clean_cfg", "declare_dataset_keys", "declare_trainer_keys", "declared_cfg",
-    "get_cfg_default", "load_yaml", "merge_file", "merge_opts", "set_key", "with_defaults",
+    "dotted", "get_cfg_default", "load_yaml", "merge_file", "merge_opts", "set_key", "with_defaults",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -189,10 +189,10 @@ def merge_file(cfg: CfgNode, path: str) -> list[str]:
         except (yaml.YAMLError, AssertionError, AttributeError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is no configuration file: {error}") from error
     if cfg.is_new_allowed():
-        _admit(cfg, _dotted(loaded), path)
-    _check_keys(cfg, _dotted(loaded), path)
+        _admit(cfg, dotted(loaded), path)
+    _check_keys(cfg, dotted(loaded), path)
     _merge(cfg.merge_from_other_cfg, _typed_tree(loaded, cfg, "", path), path)
-    return list(_dotted(loaded))
+    return list(dotted(loaded))
 
 
 def _require_small(tree: object) -> None:
@@ -217,7 +217,10 @@ def merge_opts(cfg: CfgNode, opts: Sequence[str]) -> None:
     if flags := [word for word in opts[::2] if word.startswith("--")]:
         raise ValueError(f"{source}: {flags[0]} stands among the KEY VALUE pairs: write flags before them")
     if len(opts) % 2:
-        raise ValueError(f"{source}: options come as KEY VALUE pairs, but {opts[-1]!r} has no partner in {list(opts)}")
+        raise ValueError(
+            f"{source}: options come as KEY VALUE pairs (or KEY=VALUE, with the key in capitals), but {opts[-1]!r} has "
+            f"no partner in {list(opts)}"
+        )
     if cfg.is_new_allowed():
         _admit(cfg, opts[::2], source)
     _check_keys(cfg, opts[::2], source)
@@ -332,19 +335,22 @@ def _merge(merge: Callable[[Any], None], what: Any, source: str) -> None:
         raise ValueError(f"{source}: {error}") from error
 
 
-def _dotted(cfg: CfgNode, prefix: str = "", nodes: bool = False) -> Iterator[str]:
+def dotted(cfg: CfgNode, prefix: str = "", nodes: bool = False) -> Iterator[str]:
     """Yield the full names of the keys below ``cfg``, such as ``OPTIM.LR``; with ``nodes``, those of the nodes too."""
     for key, value in cfg.items():
         name = f"{prefix}{key}"
         if isinstance(value, CfgNode):
-            yield from _dotted(value, f"{name}.", nodes)
+            yield from dotted(value, f"{name}.", nodes)
         if nodes or not isinstance(value, CfgNode):
             yield name
 
 
 def _check_keys(cfg: CfgNode, keys: Sequence[str] | Iterator[str], source: str) -> None:
     """Raise a ValueError for the first key that ``cfg`` does not have."""
-    valid = list(_dotted(cfg, nodes=True))
+    valid = list(dotted(cfg, nodes=True))
     for key in keys:
         if key not in valid:
+            named = [one for one in dotted(cfg) if one.rpartition(".")[2].lower() == key.rpartition(".")[2].lower()]
+            if named and "." not in key:
+                raise ValueError(f'{source}: unknown configuration key "{key}": do you mean {named[:5]}?')
             raise ValueError(f"{source}: {did_you_mean(key, valid, 'configuration key', list_all=False)}")

@@ -1,7 +1,7 @@
 """Helpers without knowledge of data or training."""
 
 from dassl.utils.images import read_image
-from dassl.utils.logger import Logger, close_logger, log_to_stdout, printable, setup_logger
+from dassl.utils.logger import Logger, close_logger, log_to_stdout, open_log, printable, setup_logger, to_log_file
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry
 from dassl.utils.tools import (
@@ -61,6 +61,7 @@ __all__ = [
     "mkdir_if_missing",
     "on_gpu",
     "open_all_layers",
+    "open_log",
     "open_specified_layers",
     "printable",
     "read_image",
@@ -71,6 +72,7 @@ __all__ = [
     "set_random_seed",
     "setup_logger",
     "stream_seed",
+    "to_log_file",
     "tolist_if_not",
     "write_json",
 ]

@@ -19,14 +19,30 @@ class Logger:
 
     Whatever else is asked of a stream (``isatty``, ``fileno``, ``encoding``) is answered by the console, which is never
     closed.
+
+    Args:
+        fpath: the file; None for no copy.
+        deferred: keep the copy in memory until :meth:`open`: what ends before then leaves no file and no folder.
     """
 
-    def __init__(self, fpath: str | None = None) -> None:
+    def __init__(self, fpath: str | None = None, deferred: bool = False) -> None:
         self.console = sys.stdout
+        self.fpath = fpath
+        self.deferred = deferred
         self.file: TextIO | None = None
-        if fpath is not None:
-            os.makedirs(os.path.dirname(fpath) or ".", exist_ok=True)
-            self.file = open(fpath, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - lives as long as the tee
+        self.pending: list[str] = []
+        if not deferred:
+            self.open()
+
+    def open(self) -> None:
+        """Make the file, and its folder, with what was kept for it; a second call does nothing."""
+        if self.fpath is None or self.file is not None:
+            return
+        path = _free_name(self.fpath) if self.deferred else self.fpath  # another run may have begun since then
+        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+        self.file = open(path, "w", buffering=1, encoding="utf-8")  # noqa: SIM115 - lives as long as the tee
+        pending, self.pending = self.pending, []
+        self.write_file("".join(pending))
 
     def __enter__(self) -> "Logger":
         return self
@@ -40,10 +56,16 @@ class Logger:
     def write(self, text: str) -> int:
         """Write ``text`` to the console and the file.  Flushed at once: forked workers inherit no pending text."""
         written = self.console.write(printable(text, self.console))
+        self.write_file(text)
+        return written
+
+    def write_file(self, text: str) -> None:
+        """Write ``text`` to the file alone."""
         if self.file is not None:
             self.file.write(printable(text, self.file))
             self.file.flush()
-        return written
+        elif self.fpath is not None:
+            self.pending.append(text)
 
     def flush(self) -> None:
         """Flush both streams."""
@@ -53,6 +75,7 @@ class Logger:
 
     def close(self) -> None:
         """Close the file.  The console stays open."""
+        self.fpath = None
         if self.file is not None:
             self.file.close()
             self.file = None
@@ -69,19 +92,32 @@ def _free_name(path: str) -> str:
     return candidate
 
 
-def setup_logger(output: str | None = None) -> None:
+def setup_logger(output: str | None = None, deferred: bool = False) -> None:
     """Copy standard output to a file from now on; a former copy ends.
 
     Args:
         output: a folder, which gets ``log.txt``, or a file name that ends in ``.txt`` or ``.log``; None changes
             nothing.  If the file exists, the new one has the date and time appended.
+        deferred: the file is made by :func:`open_log` and not before, with what was written until then.
     """
     if output is None:
         return
     close_logger()
     output = os.fspath(output)
     path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
-    sys.stdout = Logger(_free_name(path))
+    sys.stdout = Logger(path if deferred else _free_name(path), deferred)
+
+
+def open_log() -> None:
+    """Make the file of a copy that :func:`setup_logger` has deferred."""
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.open()
+
+
+def to_log_file(text: str) -> None:
+    """Write a line to the log file and not to the console; nothing without a log file."""
+    if isinstance(sys.stdout, Logger):
+        sys.stdout.write_file(f"{text}\n")
 
 
 def close_logger() -> None:

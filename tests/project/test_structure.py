@@ -18,8 +18,8 @@ from sweep.method_configs import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
-    "adaptation", "benchmarks", "clip", "dassl", "datasets", "interpret_prompts", "lpclip", "protocols", "results",
-    "sweep", "synthetic", "trainers",
+    "adaptation", "benchmarks", "clip", "commands", "dassl", "datasets", "interpret_prompts", "lpclip", "protocols",
+    "results", "sweep", "synthetic", "trainers",
 )  # fmt: skip
 MAY_IMPORT = {
     "clip": set(),
@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "trainers": {"adaptation", "clip", "dassl"},
     "results": {"adaptation", "dassl", "datasets", "trainers"},  # the last two for the keys that they declare
     "protocols": {"results", "sweep"},
+    "commands": {"dassl", "datasets", "results", "trainers"},
 }
 MAY_ALSO_IMPORT = {  # the command lines, and what reads trees, whose directories the protocols declare
     "results/cli.py": {"protocols", "sweep"},
