@@ -42,6 +42,7 @@ LINES = [line for text in PAGES.values() for line in shell_lines(text)]
 NAMES = {
     "python -m sweep PROTOCOL", "python -m sweep --help", "python -m results", "scripts/dev/slurm_local.sh COMMAND",
     "python -m pip install matplotlib", "python -m pip install submitit",
+    "python train.py",
 }  # fmt: skip
 
 
