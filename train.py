@@ -56,7 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
     shown = "show the resolved configuration as YAML, and in what it differs from the files, then stop"
     parser.add_argument("--print-config", action="store_true", help=shown)
     parser.add_argument("--list", action=List, help=List.HELP)
-    pairs = "KEY VALUE pairs, or KEY=VALUE, that override the configuration (docs/CONFIG.md has all keys)"
+    pairs = "KEY VALUE pairs, or KEY=VALUE, that override the configuration"
     parser.add_argument("opts", nargs=argparse.REMAINDER, help=pairs)
     return parser
 
