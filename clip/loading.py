@@ -47,6 +47,20 @@ def load_backbone(name: str, path: str = "") -> Backbone:
     return backbone
 
 
+def fetch_weights(name: str, path: str = "") -> None:
+    """Make sure that the weights of a backbone are on this machine, downloading those that have a name alone.
+
+    Nothing is read but what tells which file it is. Arguments and errors as of `load_backbone`.
+    """
+    if name in clip.available_models() or (Path(name).exists() and weights_file(name)):
+        if not (path and weights_file(path)):
+            clip.locate(name, path or None)
+    elif not (name.isidentifier() and find_spec(f"clip.backbones.{name}")):
+        from clip import hub  # which imports open_clip
+
+        hub.resolve(name, path)
+
+
 def is_published(name: str) -> bool:
     """Whether a name stands for one known model: not for a file, a folder, or a repository of the hub."""
     if name in clip.available_models() or (name.isidentifier() and find_spec(f"clip.backbones.{name}")):

@@ -42,7 +42,7 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
     """Training on the base classes, which ends with testing on them, then testing on the new classes.
 
     Raises:
-        ValueError: a trainer whose learned state belongs to its classes.
+        Unserved: a trainer whose learned state belongs to its classes.
     """
     refuse_others(trainers, ("any",), "new classes")
     runs = []

@@ -40,7 +40,7 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
     """Training on all classes of the source, then testing on the other sets.
 
     Raises:
-        ValueError: a trainer whose learned state belongs to its classes, and cannot be tested on a part of them.
+        Unserved: a trainer whose learned state belongs to its classes, and cannot be tested on a part of them.
     """
     allowed = ("any", "subset") if set(datasets) <= set(IMAGENET_VARIANTS) else ("any",)
     refuse_others(trainers, allowed, "other data sets")

@@ -6,7 +6,7 @@ from pathlib import Path
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, Role, RunDirectory
 from results.records import Record
 from results.tables import Table, TableOptions, accuracies
-from sweep.method_configs import trainer_class
+from sweep.method_configs import Unserved, trainer_class
 from sweep.plan import Run, SweepConfig
 from sweep.protocol import Protocol, register
 
@@ -17,13 +17,13 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
     """Testing on all classes without learning anything.
 
     Raises:
-        ValueError: a trainer that learns.
+        Unserved: a trainer that learns.
     """
     runs = []
     for dataset in datasets:
         for trainer in trainers:
             if trainer_class(trainer).learns:
-                raise ValueError(f"{trainer} learns: the zero-shot protocol is for trainers that do not")
+                raise Unserved(f"{trainer} learns: the zero-shot protocol is for trainers that do not")
             file = config.config(trainer, "all", dataset)
             place = RunDirectory("zeroshot", dataset, trainer, Path(file).name, seed=config.seeds[0])
             runs.append(config.run(place, file))

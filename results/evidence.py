@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from results.layout import RunDirectory, recognise
+from results.layout import RunDirectory, grid_settings, grid_value, recognise
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 # field of a record -> the configuration key that it repeats
@@ -52,6 +52,10 @@ def _with_directory(place: RunDirectory, metrics: Mapping[str, Any]) -> Iterator
     """Where the parts of the directory's name are not what the record says, or were others when it was written."""
     for name, said, known in unlike_directory(place, metrics):
         yield f"{name} {said} in the record, {known} by the directory"
+    for key, known in grid_settings(place.grid).items():
+        value = _configured(metrics, key)
+        if value is not None and grid_value(value) != known:
+            yield f"{key} {value} in the record, {known} by the directory"
     written = _written_to(metrics)
     if written:
         for name in ("role", "dataset", "cfg", "variant", "source"):
@@ -97,11 +101,17 @@ def _with_checkpoint(place: RunDirectory, metrics: Mapping[str, Any]) -> Iterato
 def _with_configuration(metrics: Mapping[str, Any]) -> Iterator[str]:
     """Where a field is not what the configuration in the record says."""
     for name, key in REPEATED.items():
-        value: Any = metrics.get("config", {})
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = _configured(metrics, key)
         if value is not None and metrics.get(name, value) != value:
             yield f"{name} {metrics[name]}, but {key} {value}"
+
+
+def _configured(metrics: Mapping[str, Any], key: str) -> Any:
+    """The value of a dotted key in the configuration of a record; None where it has none."""
+    value: Any = metrics.get("config", {})
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _with_counts(metrics: Mapping[str, Any]) -> Iterator[str]:

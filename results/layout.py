@@ -5,9 +5,11 @@ A protocol (`protocols/`) declares the roles of its runs, each with its template
 """
 
 import functools
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 # The sets of the base-to-new protocol in the order of the papers' tables, and the four ImageNet variants.
 BENCHMARKS = (
@@ -36,6 +38,26 @@ _PATTERNS = {
     "origin": r"(?:_from_[^/]+)?",
     "variant": r"(?:/[^/]+)?",
 }
+# the level of a grid's point, above all others: KEY=VALUE, several with commas between
+_GRID = r"(?:(?P<grid>[A-Z][A-Z0-9_]*\.[A-Za-z0-9_.]+=[^/]*)/)?"
+LONGEST_VALUE = 60  # letters in a directory's name, of which file systems bear 255 bytes
+
+
+def grid_level(settings: Mapping[str, Any]) -> str:
+    """The name of the directory of a grid's point, such as `OPTIM.LR=0.1,TRAINER.APEX.BETA=2`; "" without settings."""
+    return ",".join(f"{key}={grid_value(value)}" for key, value in settings.items())
+
+
+def grid_value(value: Any) -> str:
+    """A setting's value as part of a directory's name: the same for values that are equal, such as 1 and 1.0."""
+    text = repr(value).removesuffix(".0") if isinstance(value, float) else str(value)
+    text = re.sub(r"[^\w.+-]+", "-", text).strip("-") or "none"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:40]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+
+def grid_settings(level: str) -> dict[str, str]:
+    """The values of a grid's point by key, as `grid_value` writes them, from the name of its directory."""
+    return dict(part.split("=", 1) for part in level.split(",")) if level else {}
 
 
 @dataclass(frozen=True)
@@ -106,6 +128,7 @@ class RunDirectory:
         seed: of the run; 0 where there is none.
         variant: a level of directories of its own that CoOp's scripts have, `nctx16_cscFalse_ctpend`; else "".
         source: of a transfer: the data set that was trained on.
+        grid: the settings that a sweep over values of keys gave it, `OPTIM.LR=0.1`: the level above all others.
     """
 
     role: str
@@ -116,6 +139,7 @@ class RunDirectory:
     seed: int = 0
     variant: str = ""
     source: str = USUAL_SOURCE
+    grid: str = ""
 
     @property
     def kind(self) -> Role:
@@ -138,7 +162,8 @@ class RunDirectory:
         fields = {**vars(self), "zeroshot": self.trainer}
         fields["variant"] = f"/{self.variant}" if self.variant else ""
         fields["origin"] = "" if self.source == USUAL_SOURCE else f"_from_{self.source}"
-        return self.kind.template.format(**fields)
+        path = self.kind.template.format(**fields)
+        return f"{self.grid}/{path}" if self.grid else path
 
 
 def _compile(template: str) -> re.Pattern[str]:
@@ -148,7 +173,7 @@ def _compile(template: str) -> re.Pattern[str]:
         re.escape(part) if index % 2 == 0 else f"(?P<{part}>{_PATTERNS.get(part, '[^/]+')})"
         for index, part in enumerate(parts)
     ]
-    return re.compile(f"(?:^|/){''.join(named)}$")
+    return re.compile(f"(?:^|/){_GRID}{''.join(named)}$")
 
 
 @functools.cache
@@ -181,6 +206,7 @@ def recognise(path: str, learnless: str = "") -> RunDirectory | None:
                 seed=int(found.get("seed", 0)),
                 variant=found.get("variant", "").removeprefix("/"),
                 source=found.get("origin", "").removeprefix("_from_") or USUAL_SOURCE,
+                grid=found["grid"] or "",
             )
-    own = re.search(rf"(?:^|/){re.escape(learnless)}/([^/]+)/([^/]+)$", path) if learnless else None
-    return RunDirectory("zeroshot", own[2], learnless, own[1]) if own else None
+    own = re.search(rf"(?:^|/){_GRID}{re.escape(learnless)}/([^/]+)/([^/]+)$", path) if learnless else None
+    return RunDirectory("zeroshot", own[3], learnless, own[2], grid=own["grid"] or "") if own else None

@@ -11,22 +11,33 @@ Method = tuple[str, str, int]  # trainer, configuration, shots
 
 
 def method_of(record: Record) -> Method:
-    """What is averaged over seeds: trainer, configuration and shots."""
+    """What is averaged over seeds: trainer, configuration (with its variant and its point of a grid) and shots."""
     place = record.place
-    return place.trainer, f"{place.cfg}/{place.variant}" if place.variant else place.cfg, place.shots
+    return place.trainer, "/".join(filter(None, (place.cfg, place.variant, place.grid))), place.shots
 
 
 def method_names(methods: Iterable[Method]) -> dict[Method, str]:
-    """A name for each method: the trainer, with configuration and shots only where the trainer alone is not enough."""
+    """A name for each method: the trainer, with configuration and shots only where the trainer alone is not enough.
+
+    Of points of one grid, the settings that they differ in are enough.
+    """
     methods = list(dict.fromkeys(methods))
     names = {}
     for method in methods:
         trainer, cfg, shots = method
         rivals = [other for other in methods if other[0] == trainer and other != method]
-        extra = [cfg] if any(other[1] != cfg for other in rivals) else []
+        point = _point(cfg)
+        same = all(other[1].removesuffix(_point(other[1])) == cfg.removesuffix(point) for other in rivals)
+        extra = [point if point and same else cfg] if any(other[1] != cfg for other in rivals) else []
         extra += [shots_name(shots)] if any(other[2] != shots for other in rivals) else []
         names[method] = f"{trainer} ({', '.join(extra)})" if extra else trainer
     return names
+
+
+def _point(cfg: str) -> str:
+    """The point of a grid in what `method_of` calls a configuration, `OPTIM.LR=0.1`; "" if it is of none."""
+    last = cfg.rpartition("/")[2]
+    return last if "=" in last else ""
 
 
 def shots_name(shots: int) -> str:
@@ -92,14 +103,19 @@ def few_shot_runs(records: Iterable[Record]) -> list[Record]:
 def few_shot_rows(records: Iterable[Record], order: Sequence[str] = ()) -> dict[str, list[Record]]:
     """The runs of few-shot by the rows that they make: one per trainer, for recipes differ by data set and shots.
 
-    Where a trainer has several configurations or variants for one data set and number of shots, each is a row.
+    Where a trainer has several configurations or variants for one data set and number of shots, each is a row; a point
+    of a grid always is.
     """
     runs: dict[str, dict[str, list[Record]]] = {}
+    names: dict[str, str] = {}
     for record in few_shot_runs(records):
         trainer, config, _ = method_of(record)
-        runs.setdefault(trainer, {}).setdefault(config, []).append(record)
+        name = f"{trainer} ({record.place.grid})" if record.place.grid else trainer
+        names[name] = trainer
+        runs.setdefault(name, {}).setdefault(config.removesuffix(f"/{record.place.grid}"), []).append(record)
     rows = {}
-    for trainer in in_order(runs, order):
+    trainers = in_order(names.values(), order)
+    for trainer in sorted(runs, key=lambda name: (trainers.index(names[name]), name)):
         by_config = runs[trainer]
         cells = [{(r.place.dataset, r.place.shots) for r in own} for own in by_config.values()]
         if sum(map(len, cells)) == len(set().union(*cells)):

@@ -4,27 +4,31 @@
 
 trains on the base classes, evaluates base and new, and prints the table. What is complete is skipped; what was
 interrupted is resumed by the same line; nothing is deleted unless --redo says so. KEY VALUE pairs at the end go to all
-runs.
+runs, `--grid KEY VALUES` is a sweep over a key: a folder level and a row of the table for each value.
 """
 
 import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from commands.listing import List
+from commands.names import configs, dataset_name, trainer_name
+from commands.words import refuse_unknown_flags, split_pairs
 from dassl.output import printable_streams
 from protocols import PROTOCOLS
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE
 from results.seeds import parse_seeds
 from results.tables import TableOptions
-from sweep.method_configs import CONFIGS
+from sweep.grid import Request, read_axes, request
 from sweep.plan import Run, SeedGroup, SweepConfig
-from sweep.worker import WorkerError
+from sweep.worker import WorkerError, is_sequel
 
 if TYPE_CHECKING:  # the rest is imported where it is used: PyTorch takes seconds, --help and mistakes need none
     from sweep import slurm
@@ -66,9 +70,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     what.add_argument("--seeds", help="such as 1-20 or 1,2,5 (default: the paper's)")
     what.add_argument("--shots", nargs="+", type=int, help="training images per class (default: the papers')")
-    what.add_argument(
-        "--configs", nargs="+", default=[], metavar="TRAINER=NAME", help="configuration files other than the usual ones"
-    )
+    files = "configuration files other than the usual ones; several of one trainer are all run"
+    what.add_argument("--configs", nargs="+", default=[], metavar="TRAINER=NAME", help=files)
+    what.add_argument("--backbone", default="", help="of all runs, such as ViT-B/16, in the place of the files'")
+    grid = "a key and the values to run it with; several --grid make all combinations"
+    what.add_argument("--grid", nargs="+", action="append", default=[], metavar=("KEY", "VALUE"), help=grid)
+    own = "pictures of one's own in class folders, each a data set that needs no file"
+    what.add_argument("--dataset-folder", nargs="+", default=[], metavar="FOLDER", help=own)
     what.add_argument("--part", choices=("train", "test"), default="", help="only the trainings, or only what follows")
     what.add_argument("--load-epoch", default="", help="epoch of the checkpoint to test (default: the last)")
     what.add_argument("--variant", default="", help="a level of directories, such as nctx16_cscFalse_ctpend")
@@ -96,8 +104,21 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--dry-run", action="store_true", help="say what would be run and how much it is, then stop")
     how.add_argument("--redo", action="store_true", help="delete and repeat runs that were made with other settings")
     how.add_argument("--format", choices=FORMATS, default="text", help="of the table (default: %(default)s)")
+    how.add_argument("--list", action=List, help=List.HELP)
     how.add_argument("--average", action="store_true", help="also write average_results.txt beside the seeds")
     return parser
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments of a command line as people write it, and its KEY VALUE pairs.
+
+    Raises:
+        ValueError: a flag that there is not.
+    """
+    parser = build_parser()
+    words, opts = split_opts(split_pairs(argv, parser))
+    refuse_unknown_flags(words, parser)
+    return parser.parse_args(words), opts
 
 
 def split_opts(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -112,6 +133,8 @@ def _is_key(word: str, before: str) -> bool:
     """Whether a word in capitals is a configuration key, and no file, nor the value of the flag before it."""
     from dassl.config.defaults import DEFAULTS
 
+    if before == "--grid":
+        return False
     if KEY.fullmatch(word):
         known = isinstance(DEFAULTS.get(word.partition(".")[0]), dict)
         return known or not (before.startswith("--") or Path(word).suffix.lower() in YAML)
@@ -132,6 +155,9 @@ def complete_arguments(args: argparse.Namespace) -> None:
         ValueError: an unknown trainer or data set, a number that is too small, a flag that the protocol has no use for.
     """
     protocol = PROTOCOLS[args.protocol]
+    args.dataset_folder = [os.path.normpath(folder) for folder in args.dataset_folder]
+    if args.dataset_folder:
+        args.datasets = [*(args.datasets or ()), *args.dataset_folder]
     args.seeds = args.seeds or protocol.seeds
     args.shots = list(dict.fromkeys(args.shots or protocol.shots))
     _check_numbers(args)
@@ -144,26 +170,22 @@ def complete_arguments(args: argparse.Namespace) -> None:
     if (args.folds or args.repeats) and not protocol.follow:
         raise ValueError(f"--folds and --repeats: {args.protocol} deals no support images in folds")
     numbers = {str(number): name for number, name in enumerate(NUMBERED)}
-    args.datasets = list(dict.fromkeys(numbers.get(name, name) for name in args.datasets or protocol.datasets))
-    own_files((*args.datasets, args.source))
+    named = [numbers.get(name, name) for name in args.datasets or protocol.datasets]
+    args.datasets = list(dict.fromkeys(name if name in args.dataset_folder else dataset_name(name) for name in named))
+    args.source = dataset_name(args.source)
+    own_files((*args.datasets, args.source), args.dataset_folder)
     parse_seeds(args.seeds)
     _complete_names(args)
 
 
 def _complete_names(args: argparse.Namespace) -> None:
     """Put registered names for trainers; ValueError for an unknown trainer or data set, with the nearest known one."""
-    import trainers  # noqa: F401 - registers what is in the folder
-    from dassl.engine import TRAINER_REGISTRY
     from dassl.utils import check_availability
 
-    known = {name.lower(): name for name in TRAINER_REGISTRY.registered_names()}
-    for name in args.trainers:
-        if name.lower() not in known:
-            check_availability(name, list(known.values()), "trainer")
-    args.trainers = list(dict.fromkeys(known[name.lower()] for name in args.trainers))
-    known_sets = [path.stem for path in (CONFIGS / "datasets").glob("*.yaml")]
+    args.trainers = list(dict.fromkeys(map(trainer_name, args.trainers)))
+    known_sets = [path.stem for path in (configs() / "datasets").glob("*.yaml")]
     for name in (*args.datasets, args.source):
-        if Path(name).suffix.lower() not in YAML:
+        if Path(name).suffix.lower() not in YAML and name not in args.dataset_folder:
             check_availability(name, known_sets, "data set")
 
 
@@ -182,46 +204,69 @@ def _check_numbers(args: argparse.Namespace) -> None:
         raise ValueError(f"--gpus {args.gpus}: write numbers, such as 0,1")
 
 
-def own_files(datasets: Sequence[str]) -> dict[str, str]:
-    """YAML files among the data sets, by the names that their runs have: their names without suffix.
+def own_files(datasets: Sequence[str], folders: Sequence[str] = ()) -> dict[str, str]:
+    """YAML files and folders among the data sets, by the names that their runs have: those without suffix or parents.
 
     Raises:
-        ValueError: two files of one name.
-        FileNotFoundError: no such file.
+        ValueError: two of one name, or one that has the name of a file in configs/datasets.
+        FileNotFoundError: no such file or folder.
     """
     files: dict[str, str] = {}
     for path in map(Path, datasets):
-        if path.suffix.lower() not in YAML:
+        folder = str(path) in folders
+        if path.suffix.lower() not in YAML and not folder:
             continue
-        if not path.is_file():
-            raise FileNotFoundError(f"--datasets {path}: there is no such file")
-        if files.setdefault(path.stem, str(path)) != str(path):
-            raise ValueError(f"--datasets {files[path.stem]} {path}: two files of one name, which their folders have")
+        name = path.absolute().name if folder else path.stem
+        if not (path.is_dir() if folder else path.is_file()):
+            flag, what = ("--dataset-folder", "folder") if folder else ("--datasets", "file")
+            raise FileNotFoundError(f"{flag} {path}: there is no such {what}")
+        if folder and (configs() / "datasets" / f"{name}.yaml").is_file():
+            raise ValueError(f"--dataset-folder {path}: a data set of this project is called {name}: rename the folder")
+        if files.setdefault(name, str(path)) != str(path):
+            raise ValueError(f"--datasets {files[name]} {path}: two of one name, which their folders have")
     return files
 
 
-def make_config(args: argparse.Namespace, opts: Sequence[str]) -> SweepConfig:
-    """What the runs share; ValueError for malformed `--seeds` or `--configs`."""
-    configs, known = {}, {name.lower(): name for name in args.trainers}
+def read_configs(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The configuration files that are named for each trainer, in the order named.
+
+    Raises:
+        ValueError: malformed, or of a trainer that does not take part.
+        FileNotFoundError: there is no such file.
+    """
+    named: dict[str, list[str]] = {}
+    known = {name.lower(): name for name in args.trainers}
     for pair in args.configs:
         trainer, sign, name = pair.partition("=")
         trainer = known.get(trainer.lower(), "")
         if not sign or not trainer:
-            named = ", ".join(args.trainers)
-            raise ValueError(f"--configs {pair}: write TRAINER=NAME with one of the --trainers ({named})")
-        configs[trainer] = name.removesuffix(".yaml")
+            takes = ", ".join(args.trainers)
+            raise ValueError(f"--configs {pair}: write TRAINER=NAME with one of the --trainers ({takes})")
+        named.setdefault(trainer, []).append(name.removesuffix(".yaml"))
+    return {trainer: list(dict.fromkeys(names)) for trainer, names in named.items()}
+
+
+def make_config(args: argparse.Namespace, opts: Sequence[str]) -> SweepConfig:
+    """What the runs share; of several configuration files of a trainer it has the first.
+
+    Raises:
+        ValueError: malformed `--seeds` or `--configs`; `--backbone` beside its key.
+    """
+    backbone = ["MODEL.BACKBONE.NAME", args.backbone] if args.backbone else []
+    if backbone and backbone[0] in (*opts[::2], *(words[0] for words in args.grid)):
+        raise ValueError(f"--backbone {args.backbone} and {backbone[0]} say the same: give one of them")
     return SweepConfig(
         root=args.root,
         output=args.output,
         shots=args.shots[0],
         seeds=parse_seeds(args.seeds),
-        configs=configs,
-        opts=tuple(opts),
+        configs={trainer: names[0] for trainer, names in read_configs(args).items()},
+        opts=(*backbone, *opts),
         source=args.source,
         variant=args.variant,
         load_epoch=args.load_epoch,
         **{name: value for name in ("folds", "repeats") if (value := getattr(args, name))},
-        files=own_files((*args.datasets, args.source)),
+        files=own_files((*args.datasets, args.source), args.dataset_folder),
     )
 
 
@@ -245,10 +290,17 @@ def make_slots(args: argparse.Namespace) -> "list[Slot]":
 
 def plan(args: argparse.Namespace, config: SweepConfig) -> list[Run]:
     """All runs of the protocol, both parts of it, each once."""
-    make, datasets = PROTOCOLS[args.protocol].plan, [config.name(dataset) for dataset in args.datasets]
+    return requested_runs(args, config).runs
+
+
+def requested_runs(args: argparse.Namespace, config: SweepConfig) -> Request:
+    """All runs of the protocol, what of the request cannot be served, and why; raises as `sweep.grid.request`."""
+    protocol, datasets = PROTOCOLS[args.protocol], [config.name(dataset) for dataset in args.datasets]
+    axes, files = read_axes(args.grid, config.opts, GIVEN), read_configs(args)
+    if protocol.follow and (axes or any(len(names) > 1 for names in files.values())):
+        raise ValueError(f"{args.protocol} compares methods: give each one configuration, and no --grid")
     config = replace(config, source=config.name(config.source))
-    runs = [run for shots in args.shots for run in make(replace(config, shots=shots), args.trainers, datasets)]
-    return list({run.output_dir: run for run in runs}.values())
+    return request(protocol.plan, config, args.trainers, datasets, args.shots, axes, files)
 
 
 def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
@@ -264,7 +316,10 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     from sweep.state import examine, needs_root, redo
 
     config, slots = make_config(args, opts), make_slots(args)
-    runs = plan(args, config)
+    asked_for = requested_runs(args, config)
+    runs = asked_for.runs
+    for remark in (*asked_for.remarks, *(f"left out: {what}: {why}" for what, why in asked_for.left_out.items())):
+        sys.stderr.write(f"{remark}\n")
     if args.redo and not args.dry_run:
         for run in redo(runs):
             sys.stderr.write(f"deleted {run.output_dir}\n")
@@ -278,19 +333,29 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     packs = pack(args, todo)
     if args.dry_run:
         sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output))
-        return 0
-    if todo and not os.path.isdir(args.root) and any(map(needs_root, todo)):
+        return 1 if asked_for.left_out else 0
+    if not os.path.isdir(args.root) and any(args.root in run.argv and needs_root(run) for run in todo):
         raise FileNotFoundError(f"--root {args.root}: there is no such folder (DATA in the environment names it too)")
     if untrained:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
+    if todo:
+        require_all(todo)
     sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
     follow = PROTOCOLS[args.protocol].follow
     if follow and todo:
         sys.stderr.write(f"{follow.cost(config, todo)}\n")
     outcome = work(packs, args, slots) if todo else Outcome()
-    agree = conclude(args, config, chosen, outcome)
+    agree = conclude(args, config, chosen, outcome, asked_for.left_out)
     agree = (not follow or follow_up(args, config, chosen, slots)) and agree
-    return 0 if agree and not outcome.failed else 1
+    return 0 if agree and not outcome.failed and not asked_for.left_out else 1
+
+
+def require_all(runs: Sequence[Run]) -> None:
+    """Make sure once that what runs need is there; ValueError with a line for each thing that is not."""
+    from sweep.preflight import missing
+
+    if said := missing(runs):
+        raise ValueError("\nsweep: ".join([*said, "nothing was started"]))
 
 
 def follow_up(args: argparse.Namespace, config: SweepConfig, done: Sequence[Run], slots: "list[Slot]") -> bool:
@@ -357,35 +422,53 @@ def slurm_options(args: argparse.Namespace, logs: str) -> "slurm.Options":
     )
 
 
-def conclude(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run], outcome: "Outcome") -> bool:
+def conclude(
+    args: argparse.Namespace,
+    config: SweepConfig,
+    runs: Sequence[Run],
+    outcome: "Outcome",
+    left_out: Mapping[str, str] = MappingProxyType({}),
+) -> bool:
     """Write the table, the lines that make its rows, the averages if asked for, what failed, and what does not agree.
 
-    Returns whether everything does.
+    Returns whether everything does; what was left out is said below the table.
     """
     from results.audit import audit_records
     from sweep.report import commands, records_of, table_of, write_averages
 
     order = [*map(config.name, args.datasets), *args.trainers]
     options = TableOptions(config.seeds, order, source=config.name(config.source))
-    sys.stdout.write(FORMATS[args.format](table_of(args.protocol, args.part, runs, options)))
+    table = table_of(args.protocol, args.part, runs, options)
+    table.notes += [f"left out: {what}: {why}" for what, why in left_out.items()]
+    sys.stdout.write(FORMATS[args.format](table))
     if args.format == "text":
         lines = commands(args, config, runs)
         sys.stdout.write("\n".join(["", "Each row again:", *(f"  {line}" for line in lines)]) + "\n")
     if args.average:
         sys.stdout.write("\n" + write_averages(runs))
-    for run, reason in outcome.failed.items():
-        sys.stderr.write(f"failed: {run.output_dir}: {reason}\n")
+    sys.stderr.write("".join(f"failed: {line}\n" for line in failures(outcome.failed)))
     found = audit_records(records_of(runs))
     sys.stderr.write("".join(f"audit: {line}\n" for line in found))
     return not found
 
 
 @printable_streams()
+def failures(failed: Mapping[Run, str]) -> list[str]:
+    """A line for each reason for which runs failed, with the first of them and how many there are."""
+    by_reason: dict[str, list[Run]] = {}
+    for run, reason in failed.items():
+        by_reason.setdefault("not tried: what they need failed" if is_sequel(reason) else reason, []).append(run)
+    return [
+        f"{own[0].output_dir}{f' and {len(own) - 1} more' if len(own) > 1 else ''}: "
+        f"{failed[own[0]] if len(own) == 1 else reason}"
+        for reason, own in by_reason.items()
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line: 0 if all runs are complete, 1 if some failed, 2 for a mistake in the arguments."""
-    words, opts = split_opts(sys.argv[1:] if argv is None else argv)
-    args = build_parser().parse_args(words)
     try:
+        args, opts = parse(sys.argv[1:] if argv is None else argv)
         check_opts(opts)
         return sweep(args, opts)
     except (ValueError, OSError) as error:

@@ -19,9 +19,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-CONFIGS = Path("configs")
+from commands.names import configs
+
 RULES = "sweep.yaml"
 _KEYS = {"configs": {"file", "training", "datasets", "shots"}, "settings": {"file", "datasets", "set"}}
+
+
+class Unserved(ValueError):
+    """What is asked of a trainer, which it cannot serve; others of the same sweep may."""
 
 
 def trainer_class(trainer: str) -> Any:
@@ -44,17 +49,17 @@ def config_of(trainer: str, training: str, dataset: str, shots: int) -> str:
     Raises:
         ValueError: nothing is declared for this trainer; the sentence names the files that there are.
     """
-    own = _rules(CONFIGS / "trainers" / trainer / RULES)
+    own = _rules(configs() / "trainers" / trainer / RULES)
     wanted = {"training": training, "datasets": dataset, "shots": shots}
-    for rule in (*_rules(CONFIGS / "trainers" / RULES)["configs"], *own["configs"]):
+    for rule in (*_rules(configs() / "trainers" / RULES)["configs"], *own["configs"]):
         if _holds(rule, wanted) and len(files := _files(trainer, rule["file"])) == 1:
             return files[0]
     there = _files(trainer, "*")
     if len(there) == 1 and not own["configs"]:
         return there[0]
-    raise ValueError(
+    raise Unserved(
         f"no configuration of {trainer} is declared for {dataset} ({training}): choose one with --configs "
-        f"{trainer}=NAME; in {CONFIGS / 'trainers' / trainer} there are: "
+        f"{trainer}=NAME; in {configs() / 'trainers' / trainer} there are: "
         f"{', '.join(Path(name).name for name in there) or 'none'}"
     )
 
@@ -64,15 +69,15 @@ def named_config(trainer: str, name: str) -> str:
     own folder, or of one that its rules name."""
     if "/" in name:
         return name
-    ruled = [rule["file"] for rule in _rules(CONFIGS / "trainers" / trainer / RULES)["configs"]]
+    ruled = [rule["file"] for rule in _rules(configs() / "trainers" / trainer / RULES)["configs"]]
     folders = [trainer, *(file.partition("/")[0] for file in ruled if "/" in file)]
-    there = [folder for folder in folders if (CONFIGS / "trainers" / folder / f"{name}.yaml").is_file()]
+    there = [folder for folder in folders if (configs() / "trainers" / folder / f"{name}.yaml").is_file()]
     return f"{there[0] if there else trainer}/{name}"
 
 
 def settings_of(trainer: str, cfg: str, dataset: str) -> tuple[str, ...]:
     """The KEY VALUE pairs that a configuration has for a data set (the one that is trained on)."""
-    rules = _rules(CONFIGS / "trainers" / trainer / RULES)["settings"]
+    rules = _rules(configs() / "trainers" / trainer / RULES)["settings"]
     found = [rule["set"] for rule in rules if _holds(rule, {"datasets": dataset}) and fnmatchcase(cfg, rule["file"])]
     return tuple(str(word) for settings in found for pair in settings.items() for word in pair)
 
@@ -89,7 +94,7 @@ def _holds(rule: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 def _files(trainer: str, pattern: str) -> list[str]:
     """`FOLDER/STEM` of the configuration files that a pattern fits, in the trainer's folder unless it names another."""
     folder, _, name = f"{'' if '/' in pattern else f'{trainer}/'}{pattern}".partition("/")
-    there = (CONFIGS / "trainers" / folder).glob("*.yaml")
+    there = (configs() / "trainers" / folder).glob("*.yaml")
     return sorted(f"{folder}/{path.stem}" for path in there if path.name != RULES and fnmatchcase(path.stem, name))
 
 

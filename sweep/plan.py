@@ -1,10 +1,12 @@
 """Runs of train.py, and what the runs of a sweep share."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from commands.names import configs
 from results.layout import USUAL_SOURCE, RunDirectory
-from sweep.method_configs import CONFIGS, config_of, named_config, settings_of, trainer_class
+from sweep.method_configs import Unserved, config_of, named_config, settings_of, trainer_class
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,9 @@ class SweepConfig:
         load_epoch: which checkpoint to test; "" for the last.
         folds: in how many the support images are dealt to choose a method.
         repeats: how often.
-        files: data set -> its configuration file, where that is not the one of its name in configs/datasets.
+        files: data set -> its configuration file, or the folder of its images, where it is none of configs/datasets.
+        point: KEY -> VALUE of a grid's point, as the command line gives them.
+        level: the directory of that point (`results.layout.grid_level`).
     """
 
     root: str
@@ -63,6 +67,8 @@ class SweepConfig:
     folds: int = 4
     repeats: int = 2
     files: dict[str, str] = field(default_factory=dict)
+    point: dict[str, str] = field(default_factory=dict)
+    level: str = ""
 
     def name(self, dataset: str) -> str:
         """What the runs of a data set are called: of a file of one's own its name in `files`."""
@@ -81,40 +87,44 @@ class SweepConfig:
 
     def run(self, place: RunDirectory, config: str, opts: Sequence[str] = (), trained: Run | None = None) -> Run:
         """The run of a directory; with `trained`, the evaluation of what that run learned."""
+        place = replace(place, grid=self.level)
         directory = f"{self.output.rstrip('/')}/{place.path()}"
         learns = trainer_class(place.trainer).learns
         needs = trained.output_dir if trained and learns else ""
-        argv = ["--root", self.root, "--seed", str(place.seed), "--trainer", place.trainer]
-        file = self.files.get(place.dataset, str(CONFIGS / "datasets" / f"{place.dataset}.yaml"))
-        argv += ["--dataset-config-file", file]
-        argv += ["--config-file", str(CONFIGS / "trainers" / f"{config}.yaml"), "--output-dir", directory]
+        file = self.files.get(place.dataset, str(configs() / "datasets" / f"{place.dataset}.yaml"))
+        own_folder = os.path.isdir(file)
+        root = os.path.dirname(os.path.abspath(file)) if own_folder else self.root
+        argv = ["--root", root, "--seed", str(place.seed), "--trainer", place.trainer]
+        argv += ["--dataset-folder" if own_folder else "--dataset-config-file", file]
+        argv += ["--config-file", str(configs() / "trainers" / f"{config}.yaml"), "--output-dir", directory]
         if needs or not learns:
             argv.append("--eval-only")
         if needs:
             argv += ["--model-dir", needs, *(["--load-epoch", self.load_epoch] if self.load_epoch else [])]
         argv += ["DATASET.NUM_SHOTS", str(self.shots)] if place.shots else []
         own = settings_of(place.trainer, place.cfg, place.trained_on)
-        return Run(place, (*argv, *opts, *own, *self.opts), directory, needs)
+        point = [word for pair in self.point.items() for word in pair]
+        return Run(place, (*argv, *opts, *own, *self.opts, *point), directory, needs)
 
 
 def transferable(runs: list[Run], allowed: Sequence[str], what: str) -> list[Run]:
-    """The runs; a ValueError if one evaluates classes that what its trainer learns, as configured, does not serve."""
+    """The runs; `Unserved` if one evaluates classes that what its trainer learns, as configured, does not serve."""
     import train
 
     configured = {replace(run.place, seed=0): run for run in runs if run.needs}
     for place, run in configured.items():
         cfg = train.build_config(train.build_parser().parse_args(list(run.argv)))
         if trainer_class(place.trainer).class_transfer(cfg) not in allowed:
-            raise ValueError(
+            raise Unserved(
                 f"what {place.trainer} learns with these settings belongs to its classes and cannot be tested on {what}"
             )
     return runs
 
 
 def refuse_others(trainers: Sequence[str], serving: Sequence[str], what: str) -> None:
-    """Raise a ValueError if what a trainer learns belongs to its classes (`SimpleTrainer.class_transfer`)."""
+    """Raise `Unserved` if what a trainer learns belongs to its classes (`SimpleTrainer.class_transfer`)."""
     from dassl.config import declared_cfg
 
     bound = [name for name in trainers if trainer_class(name).class_transfer(declared_cfg()) not in serving]
     if bound:
-        raise ValueError(f"what {', '.join(bound)} learns belongs to its classes and cannot be tested on {what}")
+        raise Unserved(f"what {', '.join(bound)} learns belongs to its classes and cannot be tested on {what}")

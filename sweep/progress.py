@@ -7,7 +7,7 @@ from tqdm import tqdm
 
 from sweep.estimate import images
 from sweep.plan import Run
-from sweep.worker import Message
+from sweep.worker import Message, is_sequel
 
 FORM = "{desc}: {percentage:3.0f}%|{bar}| {elapsed} gone, {remaining} left"
 
@@ -23,6 +23,7 @@ class Bar:
         self.work = {run: images(run) for run in runs}
         self.fraction = dict.fromkeys(runs, 0.0)
         self.over = self.failed = 0
+        self.said: set[str] = set()  # reasons: a cause that many runs share is said once
         interval = 0.5 if sys.stderr.isatty() else 30
         self.bar = tqdm(total=sum(self.work.values()), bar_format=FORM, smoothing=0, mininterval=interval)
         self._describe()
@@ -38,7 +39,8 @@ class Bar:
             self.over += 1
             self.failed += message.kind == "failed"
             self._describe()
-        if message.kind == "failed":
+        if message.kind == "failed" and message.reason not in self.said and not is_sequel(message.reason):
+            self.said.add(message.reason)
             self.bar.write(f"failed: {run.output_dir}: {message.reason}", file=sys.stderr)
 
     def _describe(self) -> None:

@@ -14,6 +14,7 @@ from results.records import Record, read_run
 from results.settings import only_comparable
 from results.statistics import Summary, summarise
 from results.tables import Table, TableOptions, accuracies
+from sweep.grid import applies
 from sweep.packs import arguments, packing
 from sweep.plan import Run, SeedGroup, SweepConfig
 
@@ -80,10 +81,15 @@ def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run])
         tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.kind.has_source]
         if tested or not PROTOCOLS[args.protocol].has_source:
             named = dict.fromkeys(tested) or [dataset]
-            words += ["--datasets", *(config.files.get(name, name) for name in named)]
+            files = [config.files.get(name, name) for name in named]
+            for flag, folders in (("--datasets", False), ("--dataset-folder", True)):
+                own = [file for file in files if (file in args.dataset_folder) == folders]
+                words += [flag, *own] if own else []
         words += ["--seeds", args.seeds, "--shots", *map(str, args.shots), "--root", args.root, "--output", args.output]
-        own = [name for name in (args.trainers if together else [trainer]) if name in config.configs]
-        words += ["--configs", *(f"{name}={config.configs[name]}" for name in own)] if own else []
+        named = [pair for pair in args.configs if together or pair.partition("=")[0].lower() == trainer.lower()]
+        words += ["--configs", *named] if named else []
+        for axis in args.grid:
+            words += ["--grid", *axis] if together or applies(axis[0].partition("=")[0], trainer) else []
         words += ["--threads", str(args.threads)] if args.threads != 1 else []  # as many threads, so many digits
         for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", USUAL_SOURCE), *FOLDS):
             value = getattr(args, name.replace("-", "_"))

@@ -25,6 +25,11 @@ class WorkerError(RuntimeError):
     """Worker processes cannot start."""
 
 
+def is_sequel(reason: str) -> bool:
+    """Whether a run failed because the one that it needs did."""
+    return reason.startswith("not tried: ")
+
+
 @dataclass(frozen=True)
 class Message:
     """What a worker tells: `kind` is `ready`, `progress` (with `fraction`), `done` or `failed` (with `reason`).

@@ -17,7 +17,8 @@ from dassl.utils import check_availability, did_you_mean
 
 __all__ = [
     "admit_foreign_keys", "check_values", "clean_cfg", "declare_dataset_keys", "declare_trainer_keys", "declared_cfg",
-    "dotted", "get_cfg_default", "load_yaml", "merge_file", "merge_opts", "set_key", "with_defaults",
+    "did_you_mean_key", "dotted", "get_cfg_default", "load_yaml", "merge_file", "merge_opts", "set_key",
+    "with_defaults",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -350,7 +351,13 @@ def _check_keys(cfg: CfgNode, keys: Sequence[str] | Iterator[str], source: str) 
     valid = list(dotted(cfg, nodes=True))
     for key in keys:
         if key not in valid:
-            named = [one for one in dotted(cfg) if one.rpartition(".")[2].lower() == key.rpartition(".")[2].lower()]
-            if named and "." not in key:
-                raise ValueError(f'{source}: unknown configuration key "{key}": do you mean {named[:5]}?')
-            raise ValueError(f"{source}: {did_you_mean(key, valid, 'configuration key', list_all=False)}")
+            raise ValueError(f"{source}: {did_you_mean_key(key, valid)}")
+
+
+def did_you_mean_key(key: str, valid: Sequence[str]) -> str:
+    """Return the sentence that answers a key that there is not; one without a node, such as ``lr``, may mean a key that
+    ends in it."""
+    named = [one for one in valid if one.rpartition(".")[2].lower() == key.lower()]
+    if named and "." not in key:
+        return f'unknown configuration key "{key}": do you mean {named[:5]}?'
+    return did_you_mean(key, valid, "configuration key", list_all=False)
