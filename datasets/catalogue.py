@@ -24,7 +24,8 @@ def benchmarks() -> list[str]:
 
 
 def configuration(name: str, root: str) -> CfgNode:
-    """The configuration of the data set called `name` (YAML stem, registered class name or path of a YAML file).
+    """The configuration of the data set called `name`: YAML stem in any case, registered class name, path of a YAML
+    file, or a folder of class folders, which lies where it lies.
 
     Raises ValueError with the nearest names if there is none, or if it is not built on the few-shot base class.
     """
@@ -32,10 +33,13 @@ def configuration(name: str, root: str) -> CfgNode:
     known = stems()
     if name.lower().endswith((".yaml", ".yml")):
         merge_file(cfg, name)
-    elif name in known:
-        merge_file(cfg, str(known[name]))
+    elif stem := {own.lower(): own for own in known}.get(name.lower()):
+        merge_file(cfg, str(known[stem]))
     elif name in DATASET_REGISTRY.registered_names():
         cfg.DATASET.NAME = name
+    elif Path(name).is_dir():
+        folder = Path(name).absolute()
+        cfg.DATASET.NAME, cfg.DATASET.FOLDER, root = "OwnData", folder.name, str(folder.parent)
     else:
         raise ValueError(did_you_mean(name, [*known, *DATASET_REGISTRY.registered_names()], "data set"))
     cfg.DATASET.ROOT = root
@@ -43,10 +47,22 @@ def configuration(name: str, root: str) -> CfgNode:
     return cfg
 
 
+def short_name(name: str) -> str:
+    """What a data set is called in tables: of a file its stem, of a folder its last part, else its name."""
+    path = Path(name)
+    if name.lower().endswith((".yaml", ".yml")):
+        return path.stem
+    return path.absolute().name if path.is_dir() else name
+
+
 def configurations(names: list[str], root: str) -> dict[str, CfgNode]:
     """The configuration of each name; `all` as the only name stands for every benchmark."""
-    chosen = benchmarks() if names == ["all"] else names
-    return {name: configuration(name, root) for name in chosen}
+    return {name: configuration(name, root) for name in chosen(names)}
+
+
+def chosen(names: list[str]) -> list[str]:
+    """The names of data sets; `all` as the only one stands for every benchmark."""
+    return benchmarks() if names == ["all"] else names
 
 
 def _kind(cfg: CfgNode) -> type[FewShotDataset]:

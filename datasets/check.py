@@ -2,6 +2,7 @@
 
     python -m datasets.check caltech101 oxford_pets --root data
     python -m datasets.check my_birds.yaml --root data --prompts
+    python -m datasets.check photos/
     python -m datasets.check all --root data --no-decode --json report.json
 
 Prints a table (classes and images against the expected numbers, unreadable and missing images, the split's hash), what
@@ -32,7 +33,16 @@ from dassl.utils.images import DAMAGE, has_deep_colours, is_wide, to_rgb, too_la
 
 from . import caches, catalogue
 from .fewshot import FewShotDataset
-from .splits import PARTS, Item, Split, check_names, hint_at_backslashes, list_images, missing_files
+from .splits import (
+    PARTS,
+    Item,
+    Split,
+    check_names,
+    hint_at_backslashes,
+    list_images,
+    missing_files,
+    subsample_split,
+)  # fmt: skip
 
 SHOWN = 5  # of many findings of one kind
 EXIF_ORIENTATION = 0x0112
@@ -58,6 +68,7 @@ class Report:
         problems: what is wrong, one sentence each; any makes the check fail.
         remarks: what is worth knowing.
         prompts: the sentence of each class.
+        base, new: names of the classes that base-to-new generalisation trains on, and of the others.
     """
 
     name: str
@@ -73,6 +84,8 @@ class Report:
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     prompts: list[str] = field(default_factory=list)
+    base: list[str] = field(default_factory=list)
+    new: list[str] = field(default_factory=list)
 
     @property
     def well(self) -> bool:
@@ -212,8 +225,16 @@ def _describe_split(dataset: FewShotDataset, split: Split, report: Report) -> No
     report.split_file = dataset.split_path if os.path.isfile(dataset.split_path) else ""
     report.split_hash = split.digest()
     report.prompts = [dataset.template.format(name.replace("_", " ")) for name in names]
+    if split.test is not split.train:
+        report.base, report.new = (subsample_split(split, part).class_names() for part in ("base", "new"))
     if split.origin:
-        report.remarks.append(f"this split was {split.origin}; it is not the one that published numbers are for")
+        unlike = "; it is not the one that published numbers are for" if dataset.counts is not None else ""
+        report.remarks.append(f"this split was {split.origin}{unlike}")
+    if paths := [name for name in names if "/" in name or "\\" in name]:
+        report.remarks.append(
+            f"{len(paths)} class names look like paths, such as {paths[0]!r}, whose prompt is "
+            f"{report.prompts[names.index(paths[0])]!r}: DATASET.CLASSNAMES gives names"
+        )
 
 
 def _compare_names(dataset: FewShotDataset, names: list[str], report: Report, allowed: bool) -> None:
@@ -345,6 +366,11 @@ def _some(texts: list[str]) -> list[str]:
     return [*texts[:SHOWN], *([f"... and {more} more (--json lists all)"] if more > 0 else [])]
 
 
+def _few(names: list[str]) -> list[str]:
+    """All of few names; of many the first ones and the last."""
+    return names if len(names) <= 2 * SHOWN else [*names[:SHOWN], "...", names[-1]]
+
+
 def details(report: Report, all_prompts: bool) -> str:
     """What is wrong and worth knowing about one data set, and its prompts."""
     lines = [f"\n{report.name}"]
@@ -356,6 +382,8 @@ def details(report: Report, all_prompts: bool) -> str:
     lines += [f"  note: {len(paths)} images: {kind}; such as {paths[0]}" for kind, paths in report.peculiar.items()]
     shown = report.prompts if all_prompts or len(report.prompts) <= SHOWN else [*report.prompts[:3], report.prompts[-1]]
     rest = len(report.prompts) - len(shown)
+    for part, own in (("base", report.base), ("new", report.new)):
+        lines += [f"  {part} classes ({len(own)}): {', '.join(own if all_prompts else _few(own))}"] if own else []
     lines += [f"  prompt: {text}" for text in shown]
     lines += [f"  ({rest} more prompts: --prompts)"] if rest else []
     return "\n".join(lines)
@@ -364,13 +392,28 @@ def details(report: Report, all_prompts: bool) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     made = argparse.ArgumentParser(prog="python -m datasets.check", description="Check data sets under --root.")
-    made.add_argument("names", nargs="+", metavar="NAME", help="caltech101, Caltech101 or a YAML file; all")
-    made.add_argument("--root", required=True, help="folder of all data sets")
+    made.add_argument(
+        "names",
+        nargs="+",
+        metavar="NAME",
+        help="caltech101, Caltech101, a YAML file, or a folder of class folders; all",
+    )
+    made.add_argument("--root", default="", help="folder of all data sets; a folder that is named needs none")
     made.add_argument("--no-decode", action="store_true", help="do not open the images")
     made.add_argument("--workers", type=int, default=available_cpus(), help="images decoded at once")
     made.add_argument("--prompts", action="store_true", help="print the prompt of every class")
     made.add_argument("--json", default="", metavar="FILE", help="write everything that was found to a file")
     return made
+
+
+def _configured(name: str, root: str) -> CfgNode | str:
+    """The configuration of a data set, or what is wrong in a YAML file of one's own; errors as of `configuration`."""
+    try:
+        return catalogue.configuration(name, root)
+    except ValueError as error:
+        if not os.path.isfile(name):
+            raise
+        return str(error)
 
 
 @printable_streams()
@@ -379,12 +422,17 @@ def main(arguments: list[str] | None = None) -> int:
     command = build_parser()
     args = command.parse_args(arguments)
     try:
-        configurations = catalogue.configurations(args.names, args.root)
+        names = catalogue.chosen(args.names)
+        looks = {name: _configured(name, args.root) for name in names}
     except (OSError, ValueError) as error:
         command.error(str(error))
+    if not args.root and not all(cfg.DATASET.ROOT for cfg in looks.values() if isinstance(cfg, CfgNode)):
+        command.error("--root is missing: the folder of all data sets")
     reports = [
-        examine(name, cfg, not args.no_decode, max(1, args.workers), progress=True)
-        for name, cfg in configurations.items()
+        examine(catalogue.short_name(name), cfg, not args.no_decode, max(1, args.workers), progress=True)
+        if isinstance(cfg, CfgNode)
+        else Report(catalogue.short_name(name), problems=[cfg])
+        for name, cfg in looks.items()
     ]
     text = "\n".join([table(reports), *(details(report, args.prompts) for report in reports)])
     sys.stdout.write(f"{text}\n")

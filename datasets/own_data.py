@@ -4,7 +4,8 @@ Where the images and their classes come from, under `DATASET.ROOT`/`DATASET.FOLD
 
 - class folders: `cat/1.jpg`, `dog/2.jpg`; the split is made once and kept in `split.json`;
 - `train/`, `test/` and perhaps `val/`, each with class folders;
-- a list named by `DATASET.LIST`: a CSV file with a header (`path,class` and perhaps `split`), or a split file in JSON.
+- a list named by `DATASET.LIST`: a CSV file (`path,class` and perhaps `split`, with or without a header), or a split
+  file in JSON.
 
 `DATASET.CLASSNAMES` may name a file that says how classes are called in prompts, `DATASET.TEMPLATE` gives the zero-shot
 prompt. `docs/DATASETS.md` walks through all of it.
@@ -16,10 +17,11 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import partial
 from typing import Any, ClassVar
 
+from PIL import Image
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
@@ -46,6 +48,7 @@ PATH_COLUMNS = ("path", "file", "filename", "filepath", "file_path", "image", "i
 NAME_COLUMNS = ("class_name", "classname", "label_name", "name")  # how a class is called
 CLASS_COLUMNS = ("class", "label", "category", "class_id", "label_id", "target")  # which class it is, by name or number
 NUMBER = re.compile(r"[+-]?\d+(\.0*)?")
+FOLDER_COLUMNS = ("folder", "directory", "key", "original", *CLASS_COLUMNS)  # which class it is, in a file of names
 SPLIT_COLUMNS = ("split", "set", "part", "subset")
 PART_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -149,8 +152,8 @@ class OwnData(FewShotDataset):
 
     def _named(self, split: Split) -> Split:
         """The split with the class names of `DATASET.CLASSNAMES`; warns of names that are numbers."""
-        names = read_names(self.names_path) if self.names_path else {}
         keys = {item.classname for item in split.items()}
+        names = read_names(self.names_path, keys) if self.names_path else {}
         strange = sorted(set(names) - keys)
         if strange:
             raise ValueError(
@@ -231,26 +234,33 @@ def _table(path: str, lines: Iterable[str]) -> list[list[str]]:
 
 
 def _read_csv(path: str) -> tuple[dict[str, list[Labelled]], dict[str, int] | None]:
-    """Part -> rows of a CSV file with a header, and the order of the classes where the file has numbers for them.
+    """Part -> rows of a CSV file, and the order of the classes where the file has numbers for them.
 
-    The only part is "" if there is no split column. Raises ValueError naming the file, the line and what was expected.
+    A file without a header, whose first line has an image, has the columns path and class, and perhaps split, in any
+    order. The only part is "" if there is no split column. Raises ValueError naming the file, the line and what was
+    expected.
     """
     table = _table(path, io.StringIO(_text(path), newline=""))
     header, rows = (table[0], table[1:]) if table else ([], [])
+    first = 2
+    if guessed := _headless(table):
+        header, rows, first = guessed, table, 1
+        logger.info("%s has no header: its columns are taken to be %s", path, ", ".join(header))
     if twice := sorted({cell for cell in header if cell and header.count(cell) > 1}):
         raise ValueError(f"{path}: two columns are called {twice[0]!r}")
     at_path, classes = _columns(header, PATH_COLUMNS)[:1], _columns(header, CLASS_COLUMNS + NAME_COLUMNS)
     if not at_path or not classes:
         raise ValueError(
-            f"{path}: the first line must name the columns, one of {', '.join(PATH_COLUMNS)} and one of "
+            f"{path}: the first line must be an image with its class, or name the columns, one of "
+            f"{', '.join(PATH_COLUMNS)} and one of "
             f"{', '.join(CLASS_COLUMNS + NAME_COLUMNS)} (and perhaps split); it is {header}"
         )
-    for number, row in enumerate(rows, 2):
+    for number, row in enumerate(rows, first):
         if len(row) != len(header) or not row[at_path[0]] or not any(row[at] for at in classes):
             raise ValueError(f"{path}, row {number}: expected {len(header)} cells with a path and a class, found {row}")
     names, order = _classes(header, rows, path)
     parts: dict[str, list[Labelled]] = {}
-    for number, (row, name) in enumerate(zip(rows, names, strict=True), 2):
+    for number, (row, name) in enumerate(zip(rows, names, strict=True), first):
         cells = [row[at] for at in _columns(header, SPLIT_COLUMNS)[:1]]
         part = PART_NAMES.get(cells[0].lower()) if cells else ""
         if part is None:
@@ -259,6 +269,17 @@ def _read_csv(path: str) -> tuple[dict[str, list[Labelled]], dict[str, int] | No
     if not parts:
         raise ValueError(f"{path} names no images")
     return parts, order
+
+
+def _headless(table: list[list[str]]) -> list[str]:
+    """The columns of a CSV file without a header, by what stands in them; [] for one that has a header."""
+    known = {*PATH_COLUMNS, *CLASS_COLUMNS, *NAME_COLUMNS, *SPLIT_COLUMNS}
+    if not table or len({len(row) for row in table}) > 1 or known & {cell.lower() for cell in table[0]}:
+        return []
+    images = [os.path.splitext(cell)[1].lower() in Image.registered_extensions() for cell in table[0]]
+    parts = [all(row[at].lower() in PART_NAMES for row in table) for at in range(len(table[0]))]
+    columns = ["path" if image else "split" if part else "class" for image, part in zip(images, parts, strict=True)]
+    return columns if columns.count("path") == columns.count("class") == 1 and columns.count("split") < 2 else []
 
 
 def _classes(header: list[str], rows: list[list[str]], path: str) -> tuple[list[str], dict[str, int] | None]:
@@ -286,8 +307,17 @@ def _classes(header: list[str], rows: list[list[str]], path: str) -> tuple[list[
     return columns[at], numbers and dict(zip(columns[at], (int(float(number)) for number in numbers), strict=True))
 
 
-def read_names(path: str) -> dict[str, str]:
-    """File of class names: JSON `{"folder": "name"}`, or lines `folder,name`."""
+def read_names(path: str, classes: Collection[str] = ()) -> dict[str, str]:
+    """File of class names: JSON `{"folder": "name"}`, or lines `folder,name`, with a header or without.
+
+    Args:
+        path: the file.
+        classes: those that there are; a first line about one of them is no header.
+
+    Raises:
+        ValueError: neither of these, or a class is named twice.
+        FileNotFoundError: there is no such file.
+    """
     if not os.path.isfile(path):
         raise FileNotFoundError(f"DATASET.CLASSNAMES: there is no file {path}")
     text = _text(path)
@@ -303,6 +333,11 @@ def read_names(path: str) -> dict[str, str]:
     wrong = next((row for row in rows if len(row) != 2 or not all(row)), None)
     if wrong is not None:
         raise ValueError(f"{path}: each line must be `folder,class name`, found {wrong}")
+    if rows and rows[0][0] not in classes:
+        header = [cell.replace(" ", "_") for cell in rows[0]]
+        at_folder, at_name = _columns(header, FOLDER_COLUMNS)[:1], _columns(header, (*NAME_COLUMNS, "prompt"))[:1]
+        if at_folder and at_name and at_folder != at_name:
+            rows = [[row[at_folder[0]], row[at_name[0]]] for row in rows[1:]]
     return _without_repeats(path, rows)
 
 

@@ -104,6 +104,23 @@ def test_csv_without_a_split(birds, header):
     assert rows(load(birds, LIST="list.csv"), "train_x") == rows(dataset, "train_x")  # whatever the order of the lines
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0), (2, 0, 1), (0, 1, 2)])
+def test_csv_without_a_header(birds, order, caplog):
+    parts = ["train"] * 5 + ["val"] * 2 + ["test"] * 3
+    table = [[f"{name}/{number}.jpg", name, part] for name in BIRDS for number, part in enumerate(parts)]
+    header = ["path", "class", "split"]
+    text = "".join(",".join(row[at] for at in order) + "\n" for row in table)
+    (birds / "birds/list.csv").write_text(text)
+    caplog.set_level("INFO")
+    bare = load(birds, LIST="list.csv")
+    assert f"has no header: its columns are taken to be {', '.join(header[at] for at in order)}" in caplog.text
+    (birds / "birds/list.csv").write_text(",".join(header[at] for at in order) + "\n" + text)
+    assert counts(bare) == ([15, 6, 9])
+    assert [rows(load(birds, LIST="list.csv"), part) for part in ("train_x", "val", "test")] == [
+        rows(bare, part) for part in ("train_x", "val", "test")
+    ]
+
+
 def test_csv_with_a_split_and_an_image_folder(tmp_path):
     class_folders(tmp_path / "birds/pictures", 4)
     parts = ["Train", "train", "validation", "TEST"]
@@ -116,8 +133,10 @@ def test_csv_with_a_split_and_an_image_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("wren/1.jpg,wren\n", "the first line must name the columns"),
-        ("", "the first line must name the columns"),
+        ("wren/1,wren\n", "the first line must be an image with its class, or name the columns"),
+        ("wren/1.jpg,wren,robin\n", "or name the columns"),
+        ("", "or name the columns"),
+        ("wren/1.jpg,wren\nwren/2.jpg,\n", "list.csv, row 2: expected 2 cells"),
         ("path,class\n", "names no images"),
         ("path,class\nwren/1.jpg\n", "list.csv, row 2: expected 2 cells"),
         ("path,class\nwren/1.jpg,\n", "list.csv, row 2: expected 2 cells"),
@@ -149,7 +168,12 @@ def test_split_file_of_ones_own(birds):
 
 @pytest.mark.parametrize(
     ("file", "text"),
-    [("names.json", '{"blue_tit": "Eurasian blue tit"}'), ("names.csv", 'blue_tit,"Eurasian blue tit"\n')],
+    [
+        ("names.json", '{"blue_tit": "Eurasian blue tit"}'),
+        ("names.csv", 'blue_tit,"Eurasian blue tit"\n'),
+        ("names.csv", 'folder,class name\nblue_tit,"Eurasian blue tit"\n'),
+        ("names.csv", "Class_Name,Class\nEurasian blue tit,blue_tit\n"),
+    ],
 )
 def test_class_names(birds, file, text):
     (birds / "birds" / file).write_text(text)
@@ -172,6 +196,13 @@ def test_wrong_class_names(birds, file, text, message):
         load(birds, CLASSNAMES=file)
 
 
+def test_a_class_that_is_called_as_a_column_is_no_header(tmp_path):
+    for name in ("class", "bus"):
+        put_images(tmp_path / "birds" / name, [f"{number}.jpg" for number in range(8)])
+    (tmp_path / "birds/names.csv").write_text("class,name\nbus,omnibus\n")
+    assert load(tmp_path, CLASSNAMES="names.csv").classnames == ["omnibus", "name"]
+
+
 def test_files_that_are_not_there(birds):
     with pytest.raises(FileNotFoundError, match=r"DATASET.LIST: there is no file .*none.csv"):
         load(birds, LIST="none.csv")
@@ -182,10 +213,32 @@ def test_files_that_are_not_there(birds):
 
 
 @pytest.mark.parametrize("template", ["a bird", "{} and {}", "a {name}", "{"])
-def test_wrong_template(birds, template):
+def test_wrong_template(birds, template, capsys):
     with pytest.raises(ValueError, match=r"DATASET.TEMPLATE is .* must have \{\} once"):
         load(birds, TEMPLATE=template)
+    capsys.readouterr()
     assert check.main([str(birds / "mine.yaml"), "--root", str(birds)]) == 1
+    assert "WRONG: DATASET.TEMPLATE is" in capsys.readouterr().out
+    (birds / "mine.yaml").write_text("DATASET:\n  NAME: OwnData\n  FOLDER: birds\n  TEMPLATE: [a, b]\n")
+    assert check.main([str(birds / "mine.yaml"), "--root", str(birds)]) == 1
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_check_of_a_folder_needs_no_yaml(birds, capsys, monkeypatch):
+    monkeypatch.chdir(birds)
+    assert check.main(["birds/"]) == 0
+    assert re.search(r"^birds +3 +15 +6 +9 ", capsys.readouterr().out, re.M)
+    with pytest.raises(SystemExit):
+        check.main(["dtd"])
+    assert "--root is missing" in capsys.readouterr().err
+
+
+def test_names_that_are_paths_are_noted(birds, capsys):
+    table = [[f"{name}/{number}.jpg", f"animals/{name}"] for name in BIRDS for number in range(10)]
+    write_csv(birds / "birds", ["path", "class"], table)
+    make_config(birds, FOLDER="birds", LIST="list.csv")
+    assert check.main([str(birds / "mine.yaml"), "--root", str(birds)]) == 0
+    assert "3 class names look like paths, such as 'animals/blue_tit'" in capsys.readouterr().out
 
 
 def test_misspelt_key(birds):
@@ -198,6 +251,9 @@ def test_check_of_ones_own_data(birds, capsys):
     assert check.main([str(birds / "mine.yaml"), "--root", str(birds)]) == 0
     out = capsys.readouterr().out
     assert "prompt: a photo of a blue tit, a type of bird." in out
+    assert re.search(r"^mine +3 ", out, re.M), "a name, not a path"
+    assert "published" not in out
+    assert "  base classes (2): blue_tit, robin\n  new classes (1): wren\n" in out
     (birds / "birds/wren/3.jpg").write_bytes(jpeg()[:50])
     assert check.main([str(birds / "mine.yaml"), "--root", str(birds)]) == 1
 

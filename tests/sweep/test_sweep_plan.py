@@ -88,6 +88,7 @@ def dropped_in(repo_root, tmp_path, monkeypatch):
     folder.mkdir()
     shutil.copy(repo_root / "configs/trainers/CoOp/vit_b16.yaml", folder / "usual.yaml")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("commands.names.OWN", tmp_path / "configs")
     monkeypatch.setitem(TRAINER_REGISTRY._objects, name, type(name, (SimpleTrainer,), {"learns": False}))
     return name
 
