@@ -84,12 +84,13 @@ def test_a_data_set_of_ones_own(tmp_path, capsys):
     assert "my_digits" in out.split("Each row again:")[0]
     assert f"--datasets {own}" in out
     (tmp_path / "b").mkdir()
-    with pytest.raises(ValueError, match="two files of one name"):
+    with pytest.raises(ValueError, match="two of one name"):
         cli.own_files([str(own), str(shutil.copy(own, tmp_path / "b"))])
 
 
 def test_the_only_file_of_an_own_trainer_is_its_configuration(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("commands.names.OWN", tmp_path / "configs")
     folder = Path("configs/trainers/Mine")
     folder.mkdir(parents=True)
     (folder / "tiny_vit.yaml").write_text("")
