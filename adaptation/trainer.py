@@ -17,6 +17,14 @@ from torch.optim.lr_scheduler import LRScheduler
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
+from adaptation.authoring import (
+    build,
+    first_step_explained,
+    require_declared,
+    require_learning,
+    warn_of_idle,
+    without_gradient,
+)
 from adaptation.dept import check_dept, check_dept_state
 from adaptation.feature_cache import cached_batches
 from adaptation.former_names import translate_trainer
@@ -30,6 +38,7 @@ from clip.precision import PRECISIONS, Precision
 from dassl.config import get_cfg_default
 from dassl.data.samplers import keyed_streams
 from dassl.engine import TrainerX
+from dassl.engine.authoring import place_of
 from dassl.engine.comparison import OF_ONE_RUN, differences, to_dict
 from dassl.engine.record import code_version_of
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -153,6 +162,7 @@ class MethodTrainer(TrainerX):
     lr_per_step = False
     supports_stacking = True
     config_node = ""  # the name of that node
+    _idle: set[str] = set()  # names of parameters that no epoch so far has ended with a gradient of
     replaceable = True  # a dropped-in trainer of the same name takes its place
 
     def __init_subclass__(cls, **options):
@@ -176,6 +186,7 @@ class MethodTrainer(TrainerX):
 
     def check_cfg(self, cfg: CfgNode) -> None:
         """Refuse what cannot run before anything is loaded: an unknown precision, no epochs, an unknown final model."""
+        require_declared(type(self))
         if cfg.TRAINER[self.config_node].PREC not in PRECISIONS:
             raise ValueError(
                 f"TRAINER.{self.config_node}.PREC is {cfg.TRAINER[self.config_node].PREC!r}, but must be one of "
@@ -242,7 +253,8 @@ class MethodTrainer(TrainerX):
             if self.cfg.SEED >= 0:
                 torch.manual_seed(stream_seed(self.cfg.SEED, "init"))
             with self.precision.autocast():
-                self.model = self.build_method(self.backbone, classnames).to(self.device).eval()
+                self.model = build(self, classnames).to(self.device).eval()
+        require_learning(type(self), self.model)
         trainable = [p for p in self.model.parameters() if p.requires_grad]
         logger.info("Trainable parameters: %s", f"{count_num_param(params=trainable):,}")
         if self.cfg.MODEL.INIT_WEIGHTS:
@@ -298,7 +310,8 @@ class MethodTrainer(TrainerX):
     def train(self) -> None:  # type: ignore[override]  # without arguments, as in Dassl
         """Train and test; a method that learns nothing is only tested."""
         if self._models:
-            super().train()
+            with first_step_explained(self):
+                super().train()
         else:
             logger.info("%s learns nothing: evaluating it", self.cfg.TRAINER.NAME)
             self.test()
@@ -337,7 +350,10 @@ class MethodTrainer(TrainerX):
 
     def combined_gradient(self, gradients: Sequence[torch.Tensor]) -> torch.Tensor:
         """The gradient of one parameter from those of the K parts of the loss, for a method whose loss is (K,)."""
-        raise NotImplementedError(f"{type(self).__name__} has a loss of parts and does not say how to combine them")
+        raise NotImplementedError(
+            f"{place_of(type(self))}: the loss of {type(self).__name__} has several parts, or is no scalar (take its "
+            "mean), and combined_gradient does not say how to combine their gradients"
+        )
 
     def model_update(self, names=None) -> None:
         """One optimiser step, through the precision's gradient scaler."""
@@ -353,6 +369,14 @@ class MethodTrainer(TrainerX):
         if self.precision.scaler.is_enabled():
             return {}
         return {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None and p.numel()}
+
+    def after_epoch(self) -> None:
+        """As the engine's; parameters that no epoch has ended with a gradient of are named after the last."""
+        idle = set(without_gradient(self.model))
+        self._idle = idle if self.epoch == self.start_epoch else self._idle & idle
+        if self.epoch + 1 == self.max_epoch:
+            warn_of_idle(self.model, sorted(self._idle))
+        super().after_epoch()
 
     def parse_batch_train(self, batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) and labels (B,) on the device."""
