@@ -54,7 +54,7 @@ def read_axes(grid: Sequence[Sequence[str]], opts: Sequence[str], refused: Mappi
     return axes
 
 
-def typed(axes: Axes) -> dict[str, dict[str, Any]]:
+def typed(axes: Axes) -> dict[str, dict[str, str]]:
     """The values of each axis by what their levels are called: those that are equal, such as 1 and 1.0, are one.
 
     Raises:
@@ -62,13 +62,14 @@ def typed(axes: Axes) -> dict[str, dict[str, Any]]:
     """
     from dassl.config import declared_cfg, did_you_mean_key, dotted, set_key
 
-    cfg, found = declared_cfg(), {}
+    cfg = declared_cfg()
+    found: dict[str, dict[str, str]] = {}
     known = set(dotted(cfg))
     for key, values in axes.items():
         foreign = key.startswith("TRAINER.") and not any(own.startswith(_node(key)) for own in known)
         if key not in known and not foreign:
             raise ValueError(f"--grid {key}: {did_you_mean_key(key, sorted(known))}")
-        own = {}
+        own: dict[str, str] = {}
         for text in values:
             if not foreign:
                 set_key(cfg, key, text, "--grid")

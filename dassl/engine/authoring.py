@@ -35,9 +35,9 @@ def _named(lines: list[str]) -> int:
 def _assigned(lines: list[str], attribute: str) -> int:
     """Return how far below its first line a class assigns ``self.<attribute>``; the class itself if it does not."""
     for node in ast.walk(ast.parse(textwrap.dedent("".join(lines)))):
-        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
-        for target in targets if isinstance(node, ast.Assign | ast.AnnAssign) else ():
-            if isinstance(target, ast.Attribute) and target.attr == attribute:
+        if isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            if any(isinstance(target, ast.Attribute) and target.attr == attribute for target in targets):
                 return node.lineno - 1
     return _named(lines)
 
