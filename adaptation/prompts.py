@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from clip.backbone import Backbone
 from clip.precision import to_float32
+from clip.towers import SentenceLayout
 
 INIT_STD = 0.02
 PLACEHOLDER = "X"
@@ -80,6 +81,9 @@ class Context(nn.Module):
         name_lengths: number of tokens of each class name alone; needed unless `position` is "end".
         position: where the class name stands: after the context ("end"), between its halves, or before it ("front").
 
+    Attributes:
+        layout: of these sentences, which begin alike up to the class name unless each has a context of its own.
+
     Raises:
         ValueError: unknown position.
         ContextLengthError: a sentence does not fit the context length.
@@ -107,9 +111,13 @@ class Context(nn.Module):
         self.register_buffer("end", end, persistent=False)
         self.register_buffer("fixed", backbone.token_embedding(tokens[:, :length]), persistent=False)
         self.register_buffer("order", order.to(tokens.device), persistent=False)
+        context = -1 - torch.arange(init.vectors[..., 0].numel()).view(-1, n).expand(len(tokens), -1)
+        ids = torch.cat([context.to(tokens.device), tokens[:, :length]], dim=1)  # of the context below all others
+        self.layout = SentenceLayout.of(ids.gather(1, self.order), end)
 
     def forward(self, shift: Tensor | None = None) -> Tensor:
-        """Embeddings (C, L, D) with the context in place; `shift` (broadcast to (C, n, D)) is added to the context."""
+        """Embeddings (C, L, D) with the context in place; `shift`, (D,) or (n, D), is added to the context."""
+        assert shift is None or shift.ndim < 3, "sentences with a shift of their own would not begin alike"
         context = self.vectors if shift is None else self.vectors + shift
         classes = self.fixed.shape[0]
         pieces = torch.cat([context.expand(classes, -1, -1), self.fixed.to(context.dtype)], dim=1)

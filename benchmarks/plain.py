@@ -16,8 +16,8 @@ from torch import Tensor
 from clip import clip, towers
 from clip.backbone import Backbone
 from clip.design_details import build
-from clip.towers import Prompts
-from trainers.apex import APEXMethod
+from clip.towers import Prompts, SentenceLayout
+from trainers.apex import APEXMethod, adaptive_alpha, difficulty
 
 
 class PlainBackbone(Backbone):
@@ -31,8 +31,9 @@ class PlainBackbone(Backbone):
         """Token ids (C, 77) -> features (C, E)."""
         return self.encode_embeddings(self.token_embedding(tokens), self.end_of_text(tokens), prompts)
 
-    def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Prompts = ()) -> Tensor:
+    def encode_embeddings(self, embeddings: Tensor, end: Tensor | SentenceLayout, prompts: Prompts = ()) -> Tensor:
         """Embeddings (C, L, D_t), with as many more as the context holds -> features (C, E)."""
+        end = end.end if isinstance(end, SentenceLayout) else end
         missing = self.context_length - embeddings.shape[1]
         return towers.encode_text(self.text, F.pad(embeddings, (0, 0, 0, missing)), end, prompts)
 
@@ -53,9 +54,21 @@ class PlainAPEX(APEXMethod):
         weight = self.ensemble_weights()["weight"]
         return weight * z + (1 - weight) * self.frozen_image_features(images)
 
+    @torch.no_grad()
+    def _distances(self) -> dict[str, Tensor]:
+        """`d_nn` and `d_avg` (C,), from a pass for either list."""
+        trained, evaluated = (self.frozen_text_features(tokens) for tokens in (self.trained_tokens, self.tokens))
+        d_nn, d_avg = difficulty(trained, evaluated)
+        return {"d_nn": d_nn.masked_fill(self.seen(), 0), "d_avg": d_avg}
+
+    def _ensemble_weights(self) -> dict:
+        """`alpha` (C,) and `weight`, from distances also where all classes were trained on."""
+        alpha = adaptive_alpha(**self._distances(), beta=self.beta, eps=self.eps)
+        return {"alpha": alpha, "weight": alpha.mean().item()}
+
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy, beside which the distances are computed for nothing."""
-        self._ensemble_weights()
+        self._distances()
         return super().loss(images, labels)
 
 

@@ -246,7 +246,7 @@ class Report:
 def kept_by(run: Run) -> int:
     """Bytes that the towers keep for the backward pass of a step of this run."""
     method = run.model
-    text = (run.backbone.encode_embeddings, [method.context(), method.context.end], [])
+    text = (run.backbone.encode_embeddings, [method.context(), method.context.layout], [])
     images = (run.backbone.encode_image, [run.images], method.image_prompts())
     with run.precision.autocast(), unchunked(run.backbone):
         return sum(_slope(*arguments) * len(arguments[1][0]) for arguments in (text, images))

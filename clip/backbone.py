@@ -14,12 +14,13 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from clip import clip, towers
 from clip.chunking import ENCODERS, ChunkedEncoder
 from clip.precision import convert_weights, free_memory, to_float32
 from clip.substitution import Weights, WithWeights, tower_of
-from clip.towers import Adapter, ImageTower, Prompts, QKVDelta, Read, TextTower
+from clip.towers import Adapter, ImageTower, Prompts, QKVDelta, Read, SentenceLayout, TextTower
 
 
 class Backbone(nn.Module):
@@ -86,6 +87,7 @@ class Backbone(nn.Module):
         self.memory_limit: int | None = None
         self.plain_images = True
         self.reload: Callable[[], Backbone] | None = None
+        self._layouts = WeakTensorKeyDictionary()
 
     @property
     def image_size(self) -> int:
@@ -138,29 +140,41 @@ class Backbone(nn.Module):
         return self.model.get_parameter("logit_scale").exp().squeeze()
 
     def with_qkv_deltas(
-        self, image: Sequence[QKVDelta | None] = (), text: Sequence[QKVDelta | None] = ()
+        self,
+        image: Sequence[QKVDelta | None] = (),
+        text: Sequence[QKVDelta | None] = (),
+        tokenwise: bool | Callable[[], bool] = False,
     ) -> "Backbone":
         """This backbone with something added to the projections of its blocks; the weights are the same ones.
 
         Args:
             image: one entry per image block, None where nothing is added; empty to leave the image tower as it is.
             text: likewise for the text blocks.
+            tokenwise: whether each addition is a function of single tokens, now the same in every sentence: then the
+                text tower computes once what sentences begin with.
 
         Raises:
             ValueError: a tower's blocks cannot be adapted.
         """
-        return self._with_additions("delta", image, text)
+        return self._with_additions("delta", image, text, tokenwise)
 
-    def with_adapters(self, image: Sequence[Adapter | None] = (), text: Sequence[Adapter | None] = ()) -> "Backbone":
+    def with_adapters(
+        self,
+        image: Sequence[Adapter | None] = (),
+        text: Sequence[Adapter | None] = (),
+        tokenwise: bool | Callable[[], bool] = False,
+    ) -> "Backbone":
         """This backbone with adapters beside its blocks; arguments and errors as in `with_qkv_deltas`."""
-        return self._with_additions("adapter", image, text)
+        return self._with_additions("adapter", image, text, tokenwise)
 
-    def _with_additions(self, kind: str, image: Sequence, text: Sequence) -> "Backbone":
+    def _with_additions(
+        self, kind: str, image: Sequence, text: Sequence, tokenwise: bool | Callable[[], bool]
+    ) -> "Backbone":
         other = copy(self)
         if any(isinstance(getattr(self, name), ChunkedEncoder) for name in ENCODERS):
             other = self.with_memory_limit(self.memory_limit)
         other.image = towers.with_additions(self.image, kind, image) if image else self.image
-        other.text = towers.with_additions(self.text, kind, text) if text else self.text
+        other.text = towers.with_additions(self.text, kind, text, tokenwise) if text else self.text
         other.plain_images = self.plain_images and not image
         return other
 
@@ -300,18 +314,33 @@ class Backbone(nn.Module):
         """
         return to_float32(self.run_image(self.image, images, prompts, share=share, read=read))
 
+    def layout(self, tokens: Tensor) -> SentenceLayout:
+        """The layout of sentences of these ids (N, L); computed once for a tensor."""
+        known = self._layouts.get(tokens)
+        if known is None or known[0] != tokens._version:
+            known = tokens._version, SentenceLayout.of(tokens, self.end_of_text(tokens))
+            self._layouts[tokens] = known
+        return known[1]
+
     def encode_text(self, tokens: Tensor, prompts: Prompts = (), *, insert: bool = False, share: float = 1.0) -> Tensor:
-        """Token ids (N, L) -> float32 features (N, E), not normalised, on the longest real length of the list."""
-        end = self.end_of_text(tokens)
-        embeddings = self.token_embedding(tokens[:, : int(end.max()) + 1])
-        return self.encode_embeddings(embeddings, end, prompts, insert=insert, share=share)
+        """Token ids (N, L) -> float32 features (N, E), not normalised."""
+        layout = self.layout(tokens)
+        embeddings = self.token_embedding(tokens[:, : layout.length])
+        return self.encode_embeddings(embeddings, layout, prompts, insert=insert, share=share)
 
     def encode_embeddings(
-        self, embeddings: Tensor, end: Tensor, prompts: Prompts = (), *, insert: bool = False, share: float = 1.0
+        self,
+        embeddings: Tensor,
+        end: Tensor | SentenceLayout,
+        prompts: Prompts = (),
+        *,
+        insert: bool = False,
+        share: float = 1.0,
     ) -> Tensor:
-        """Token embeddings (N, L, D_t) with end tokens at `end` (N,) -> float32 features (N, E), not normalised.
+        """Token embeddings (N, L, D_t) -> float32 features (N, E), not normalised.
 
-        Arguments as in `clip.towers.encode_text`.
+        Arguments as in `clip.towers.encode_text`: `end` is the positions of the end tokens (N,), or the layout of the
+        sentences, if these still begin alike where it says so.
         """
         return to_float32(self.run_text(self.text, embeddings, end, prompts, insert=insert, share=share))
 

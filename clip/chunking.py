@@ -1,6 +1,6 @@
 """Encoding in chunks, where the activations that the backward pass needs would not fit into memory.
 
-How much they take is measured on one sample and on two when a shape comes for the first time: before the memory is
+How much they take is measured on one sample and on a few when a shape comes for the first time: before the memory is
 taken, and for any tower and any precision. Where they fit, the tower is run as it is from the next step on. Else each
 chunk's activations are dropped and computed again in the backward pass, so that no more than one chunk's are there at a
 time. The samples of a batch do not depend on each other: features and gradients are the same up to rounding.
@@ -9,7 +9,7 @@ Shape legend: N samples (images or sentences), E embedding width.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -18,16 +18,18 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from clip.towers import ImageTower, Prompts, TextTower
+from clip.towers import ImageTower, Prompts, SentenceLayout, TextTower
 
 logger = logging.getLogger(__name__)
 
 SHARE = 0.5  # of the free memory that the activations of one tower may take
 CHUNK = 0.25  # of that share, for one chunk
 WORTH_SAYING = 2**27  # bytes
+SENTENCES = 8  # at least two and at most so many are measured
 ENCODERS = {"run_image": "images", "run_text": "sentences"}
 
 Encode = Callable[..., Tensor]  # the samples, then prompts -> features (N, E)
+Samples = Sequence[Tensor | SentenceLayout]  # each of length N
 
 
 def format_bytes(size: int) -> str:
@@ -55,7 +57,7 @@ def counted_activations(without: Iterable[Tensor] = ()) -> Iterator[Callable[[],
         yield lambda: sum(sizes.values())
 
 
-def select_rows(rows: slice, samples: Sequence[Tensor], prompts: Prompts) -> tuple[list[Tensor], list[Tensor | None]]:
+def select_rows(rows: slice, samples: Samples, prompts: Prompts) -> tuple[list, list[Tensor | None]]:
     """Some of the samples with their prompts; prompts (n, D) are shared by all, prompts (N, n, D) are per sample."""
     own = [prompt if prompt is None or prompt.ndim == 2 else prompt[rows] for prompt in prompts]
     return [sample[rows] for sample in samples], own
@@ -95,7 +97,7 @@ class ChunkedEncoder:
 
         Args:
             tower: the tower.
-            arguments: tensors whose first dimension is N, then the prompts.
+            arguments: tensors whose first dimension is N, or a layout of N sentences; then the prompts.
             options: how the prompts enter and are read, as in `clip.towers`.
         """
         *samples, prompts = arguments
@@ -114,12 +116,15 @@ class ChunkedEncoder:
         again = partial(checkpoint, use_reentrant=False, preserve_rng_state=False)  # towers draw no random numbers
         return torch.cat([again(encode, *chunk, own) for chunk, own in chunks])
 
-    def _plan(self, encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
+    def _plan(self, encode: Encode, samples: Samples, prompts: Prompts) -> int:
         """How many of the samples are encoded at once."""
         count = len(samples[0])
-        one, two = (activations(encode, *select_rows(slice(n), samples, prompts)) for n in (1, 2))
+        # images are alike, sentences are not: those that are measured stand here and there in the list
+        some = slice(0, count, -(-count // SENTENCES)) if isinstance(samples[-1], SentenceLayout) else slice(0, 2)
+        one, more = (activations(encode, *select_rows(rows, samples, prompts)) for rows in (slice(0, 1), some))
+        each = (more - one) / (len(samples[0][some]) - 1)
         free = self._backbone.memory_for_activations()
-        needed = count * (two - one)
+        needed = int(count * each)
         if free is None or needed <= SHARE * free:
             if needed > WORTH_SAYING:
                 said = "" if free is None else f" of {format_bytes(free)}"
@@ -128,7 +133,7 @@ class ChunkedEncoder:
                 )
             return count
         self.divided = True
-        at_once = max(1, int(CHUNK * SHARE * free / (two - one)))
+        at_once = max(1, int(CHUNK * SHARE * free / each))
         logger.info(
             "Memory: %d %s would keep %s of %s for the backward pass: encoding %d at a time, and again in the backward "
             "pass", count, self._what, format_bytes(needed), format_bytes(free), at_once,
@@ -149,12 +154,12 @@ def unchunked(backbone: LimitedMemory) -> Iterator[None]:
             setattr(backbone, name, encoder)
 
 
-def _kind(tensor: Tensor | None) -> tuple | None:
-    """The properties of a tensor that the plan depends on."""
-    return None if tensor is None else (tensor.shape, tensor.dtype, tensor.requires_grad)
+def _kind(sample: Tensor | SentenceLayout | None) -> Hashable:
+    """The properties of a sample or prompt that the plan depends on."""
+    return (sample.shape, sample.dtype, sample.requires_grad) if isinstance(sample, Tensor) else sample
 
 
-def activations(encode: Encode, samples: Sequence[Tensor], prompts: Prompts) -> int:
+def activations(encode: Encode, samples: Samples, prompts: Prompts) -> int:
     """Bytes that encoding these samples keeps for the backward pass."""
     with counted_activations() as total:
         features = encode(*samples, prompts)  # while this is held, what was kept stays where it is

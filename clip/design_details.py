@@ -188,7 +188,8 @@ class PromptedCLIP(CLIP):
 
     def text_tower(self) -> TextTower:
         """The text half as the steps that the prompt loop runs; its own deep tokens are inside the blocks."""
-        return replace(super().text_tower(), blocks=self.transformer.batch_first_blocks(), last=None, adaptable=False)
+        blocks = self.transformer.batch_first_blocks()
+        return replace(super().text_tower(), blocks=blocks, last=None, adaptable=False, packable=False)
 
 
 def build(state_dict: Mapping[str, Tensor], design_details: Mapping | None = None) -> PromptedCLIP:

@@ -15,7 +15,18 @@ from torch import Tensor, nn
 
 from clip.precision import convert_weights as convert_weights
 from clip.precision import to_float32
-from clip.towers import Adapter, ImageTower, QKVDelta, Rows, TextTower, encode_image, encode_text, largest_id
+from clip.towers import (
+    Adapter,
+    Attend,
+    ImageTower,
+    QKVDelta,
+    Rows,
+    TextTower,
+    attend_causal,
+    encode_image,
+    encode_text,
+    largest_id,
+)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -42,7 +53,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.num_heads = heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * width, width))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * width))
         self.out_proj = nn.Linear(width, width)
@@ -50,33 +61,31 @@ class Attention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, x: Tensor, causal: bool = False, delta: QKVDelta | None = None, rows: Rows | None = None
+        self, x: Tensor, attend: Attend | None = None, delta: QKVDelta | None = None, rows: Rows | None = None
     ) -> Tensor:
-        """(N, T, D) -> (N, T, D), or only the token at `rows`, (N, 1, D), at a fraction of the cost.
+        """(N, T, D) -> (N, T, D), or only the tokens at `rows`, (N, 1, D), at a fraction of the cost.
 
         Args:
             x: tokens.
-            causal: whether no token sees a later one.
+            attend: which tokens see which, and the products of that; None where all see all.
             delta: x -> what is added to the projections, (N, T, 3 D).
-            rows: index of the token of each sequence that is wanted.
+            rows: index of the tokens that are wanted.
         """
-        added = None if delta is None else delta(x)
+        added, d = None if delta is None else delta(x), x.shape[-1]
         if rows is None:
             qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-            q, k, v = (qkv if added is None else qkv + added).chunk(3, dim=-1)
+            qkv = qkv if added is None else qkv + added
+            q, kv = qkv[..., :d], qkv[..., d:]
         else:
-            d = x.shape[-1]
             q = F.linear(x[rows], self.in_proj_weight[:d], self.in_proj_bias[:d])
             kv = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:])
             if added is not None:
                 q, kv = q + added[rows][..., :d], kv + added[..., d:]
-            k, v = kv.chunk(2, dim=-1)
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        seen = None
-        if causal and rows is not None and isinstance(rows[1], Tensor):
-            seen = torch.arange(x.shape[1], device=x.device) <= rows[1][:, None, :, None]
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, is_causal=causal and rows is None)
-        return self.out_proj(y.transpose(1, 2).flatten(2))
+        q, kv = q.unflatten(-1, (self.num_heads, -1)), kv.unflatten(-1, (2, self.num_heads, -1))
+        if attend is not None:
+            return self.out_proj(attend(q, kv).flatten(2))
+        q, k, v = (part.transpose(1, 2) for part in (q, *kv.unbind(2)))
+        return self.out_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class ResidualAttentionBlock(nn.Module):
@@ -94,7 +103,7 @@ class ResidualAttentionBlock(nn.Module):
     def forward(
         self,
         x: Tensor,
-        causal: bool = False,
+        attend: Attend | None = None,
         delta: QKVDelta | None = None,
         rows: Rows | None = None,
         adapter: Adapter | None = None,
@@ -102,7 +111,7 @@ class ResidualAttentionBlock(nn.Module):
         """(N, T, D) -> (N, T, D), or (N, 1, D) with `rows`; arguments as in `Attention`, and an adapter beside the
         block: normalised input (N, T, D) -> what is added to the output."""
         normed = self.ln_1(x)
-        x = self.attn(normed, causal, delta, rows) + (x if rows is None else x[rows])
+        x = self.attn(normed, attend, delta, rows) + (x if rows is None else x[rows])
         x = x + self.mlp(self.ln_2(x))
         return x if adapter is None else x + adapter(normed if rows is None else normed[rows])
 
@@ -122,10 +131,10 @@ class Transformer(nn.Module):
             nn.init.normal_(block.get_parameter("mlp.c_fc.weight"), std=(2 * width) ** -0.5)
             nn.init.normal_(block.get_parameter("mlp.c_proj.weight"), std=std * (2 * layers) ** -0.5)
 
-    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+    def forward(self, x: Tensor, attend: Attend | None = None) -> Tensor:
         """(N, T, D) -> (N, T, D)."""
         for block in self.resblocks:
-            x = block(x, causal)
+            x = block(x, attend)
         return x
 
 
@@ -338,26 +347,27 @@ class CLIP(nn.Module):
 
     def text_tower(self) -> TextTower:
         """The text half as the steps that the prompt loop runs."""
+
+        def embed(x: Tensor) -> Tensor:
+            # autocast converts where it must
+            dtype = x.dtype if torch.is_autocast_enabled(x.device.type) else self.visual.conv1.weight.dtype
+            return x.to(dtype) + self.positional_embedding[: x.shape[1]].to(dtype)
+
+        def pool(x: Tensor, end: Tensor) -> Tensor:
+            return self.ln_final(x[torch.arange(x.shape[0], device=x.device), end]) @ self.text_projection
+
         return TextTower(
             width=self.transformer.width,
             output_dim=self.text_projection.shape[1],
             context_length=self.context_length,
             lookup=self.token_embedding,
-            embed=self._embed_text,
-            blocks=tuple(partial(block, causal=True) for block in self.transformer.resblocks),
-            pool=self._pool_text,
+            embed=embed,
+            blocks=tuple(partial(block, attend=attend_causal) for block in self.transformer.resblocks),
+            pool=pool,
             adaptable=True,
-            last=partial(self.transformer.resblocks[-1], causal=True),
+            last=self.transformer.resblocks[-1],
+            packable=True,
         )
-
-    def _embed_text(self, x: Tensor) -> Tensor:
-        # autocast converts where it must
-        dtype = x.dtype if torch.is_autocast_enabled(x.device.type) else self.visual.conv1.weight.dtype
-        return x.to(dtype) + self.positional_embedding[: x.shape[1]].to(dtype)
-
-    def _pool_text(self, x: Tensor, end: Tensor) -> Tensor:
-        rows = torch.arange(x.shape[0], device=x.device)
-        return self.ln_final(x[rows, end]) @ self.text_projection
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (N, 3, H, W) -> features (N, E), not normalised."""

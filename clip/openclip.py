@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from clip import clip
 from clip.backbone import Backbone
 from clip.hub import FOLDER, SETTINGS, Source, resolve
+from clip.model import Attention
 from clip.precision import convert_all
-from clip.towers import ImageTower, TextTower, largest_id
+from clip.towers import Attend, ImageTower, Rows, TextTower, attend_causal, largest_id
 from clip.weight_files import DAMAGE, SIZE_ENTRIES, Weights, looks_like, read_weights, reason, require_small_zip
 from clip.weights import DownloadError
 
@@ -337,18 +338,24 @@ def text_tower(model: open_clip.CLIP, embed_dim: int, tokenize: Tokenize, end_id
     end = largest_id if end_id is None or pool_type == "argmax" else partial(_first_of, end_id)
     empty = tokenize([""], text.context_length)
     blocks = text.transformer.resblocks
+    packable = pool_type in ("argmax", "eos") and text.attn_mask is not None and all(map(_can_read_one, blocks))
+    last = partial(_read_text, text, pool_type) if class_token is None and _can_read_one(blocks[-1]) else None
     return TextTower(
         width=text.transformer.width,
         output_dim=embed_dim,
         context_length=text.context_length,
         lookup=text.token_embedding,
         embed=partial(_embed_text, text, int(empty[0, -1]), pool_type),
-        blocks=tuple(partial(_text_block, text, block) for block in blocks),
+        blocks=tuple(
+            partial(_block, block, attend=attend_causal) if packable else partial(_text_block, text, block)
+            for block in blocks
+        ),
         pool=partial(_pool_text, text, pool_type),
         end=end,
         start=int(end(empty)),
         bind=None if class_token is None else partial(_bind_class_token, text),
-        last=partial(_read_text, text, pool_type) if class_token is None and _can_read_one(blocks[-1]) else None,
+        last=partial(_block, blocks[-1]) if packable else last,
+        packable=packable,
     )
 
 
@@ -386,6 +393,14 @@ def _mask(text: TextModel, x: Tensor) -> Tensor | None:
 def _text_block(text: TextModel, block: ResidualAttentionBlock, x: Tensor) -> Tensor:
     """One block over (N, T, D), under the tower's mask."""
     return block(x, attn_mask=_mask(text, x))
+
+
+def _block(block: ResidualAttentionBlock, x: Tensor, attend: Attend, rows: Rows | None = None) -> Tensor:
+    """One block's own parts over (N, T, D), or for the tokens at `rows`, (N, 1, D), with another attention."""
+    own, normed = block.attn, block.ln_1(x)
+    attended = Attention.forward(own, normed, attend, rows=rows)  # the library's has the same parameters
+    x = (x if rows is None else x[rows]) + block.ls_1(attended)
+    return x + block.ls_2(block.mlp(block.ln_2(x)))
 
 
 def _read_text(text: TextModel, pool_type: str, x: Tensor, rows: tuple[Tensor, Tensor]) -> Tensor:

@@ -155,7 +155,7 @@ class APEXMethod(Method):
 
     def adapter_input(self) -> Tensor:
         """`t_pre` (C, E): features of the sentences with the learned context, before the adapter."""
-        return self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts())
+        return self.backbone.encode_embeddings(self.context(), self.context.layout, self.text_prompts())
 
     def text_features(self) -> Tensor:
         """Features (C, E): the adapter's output; in evaluation mixed with its input by alpha."""
@@ -184,21 +184,34 @@ class APEXMethod(Method):
         """Features (N, E) of the frozen text encoder for token ids (N, L)."""
         return self.backbone.encode_text(tokens, self.frozen_text_prompts())
 
-    def ensemble_weights(self) -> dict:
-        """Distances `d_nn`, `d_avg` (C,), `alpha` (C,) and `weight`, its mean; computed once per evaluation."""
-        return self.cached_in_eval("ensemble weights", self._ensemble_weights)
+    def seen(self) -> Tensor:
+        """Which of the evaluated classes were trained on, (C,), by their tokens."""
+        return (self.tokens[:, None] == self.trained_tokens).all(dim=-1).any(dim=1)
+
+    def distances(self) -> dict[str, Tensor]:
+        """`d_nn` and `d_avg` (C,), see `difficulty`; computed once per evaluation."""
+        return self.cached_in_eval("distances", self._distances)
 
     @torch.no_grad()
-    def _ensemble_weights(self) -> dict:
-        trained, evaluated = (self.frozen_text_features(t) for t in (self.trained_tokens, self.tokens))
+    def _distances(self) -> dict[str, Tensor]:
+        both, rows = torch.cat([self.trained_tokens, self.tokens]).unique(dim=0, return_inverse=True)
+        trained, evaluated = self.frozen_text_features(both)[rows].tensor_split([len(self.trained_tokens)])
         d_nn, d_avg = difficulty(trained, evaluated)
-        seen = (self.tokens[:, None] == self.trained_tokens).all(dim=-1).any(dim=1)
-        d_nn = d_nn.masked_fill(seen, 0)  # what rounding makes of the distance of a sentence to itself
-        if self.fixed_alpha is None:
-            alpha = adaptive_alpha(d_nn, d_avg, self.beta, self.eps)
+        # what rounding makes of the distance of a sentence to itself
+        return {"d_nn": d_nn.masked_fill(self.seen(), 0), "d_avg": d_avg}
+
+    def ensemble_weights(self) -> dict:
+        """`alpha` (C,) and `weight`, its mean; computed once per evaluation."""
+        return self.cached_in_eval("ensemble weights", self._ensemble_weights)
+
+    def _ensemble_weights(self) -> dict:
+        if self.fixed_alpha is not None:
+            alpha = torch.full((len(self.tokens),), self.fixed_alpha, device=self.tokens.device)
+        elif self.seen().all():  # the nearest class is at distance 0
+            alpha = torch.ones(len(self.tokens), device=self.tokens.device)
         else:
-            alpha = torch.full_like(d_avg, self.fixed_alpha)
-        return {"d_nn": d_nn, "d_avg": d_avg, "alpha": alpha, "weight": alpha.mean().item()}
+            alpha = adaptive_alpha(**self.distances(), beta=self.beta, eps=self.eps)
+        return {"alpha": alpha, "weight": alpha.mean().item()}
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy without any ensemble."""
@@ -209,9 +222,9 @@ class APEXMethod(Method):
         """Distances and alpha of each evaluated class."""
         was_training = self.training
         self.eval()
-        values = {key: self.ensemble_weights()[key].tolist() for key in ("alpha", "d_nn", "d_avg")}
+        values = {"alpha": self.ensemble_weights()["alpha"], **self.distances()}
         self.train(was_training)
-        return {"apex": {"classnames": self.classnames, **values}}
+        return {"apex": {"classnames": self.classnames, **{key: value.tolist() for key, value in values.items()}}}
 
     def load_state_dict(self, state: Mapping[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         """As for every method; the training classes may be of another number than this model's own."""

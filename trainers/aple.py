@@ -105,7 +105,7 @@ class APLeMethod(Method):
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
         prompts = [None, *self.text_prompts]
-        return self.backbone.encode_embeddings(self.context(), self.context.end, prompts)
+        return self.backbone.encode_embeddings(self.context(), self.context.layout, prompts)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of the filtered images (B, 3, H, W) with prompts."""

@@ -168,7 +168,11 @@ class CLIPLoRAMethod(Method):
         in_text, in_vision = (position if encoder in (name, "both") else None for name in ("text", "vision"))
         text = TowerDeltas(backbone.text_width, backbone.text_layers, in_text, params, settings)
         vision = TowerDeltas(backbone.vision_width or 0, backbone.vision_layers, in_vision, params, settings)
-        super().__init__(backbone.with_qkv_deltas(image=vision.per_block(), text=text.per_block()), classnames)
+        # each sentence drops its own places
+        adapted = backbone.with_qkv_deltas(
+            vision.per_block(), text.per_block(), lambda: not (text.training and dropout)
+        )
+        super().__init__(adapted, classnames)
         self.text, self.vision = text, vision
         self.register_buffer("tokens", backbone.tokenize(fill(template, classnames)), persistent=False)
 

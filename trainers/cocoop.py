@@ -52,7 +52,7 @@ class CoCoOpMethod(Method):
     def shifted_text_features(self, shifts: Tensor) -> Tensor:
         """Features (B, C, E) of the sentences whose contexts are shifted by (B, D_t)."""
         embeddings = torch.cat([self.context(shift) for shift in shifts])
-        features = self.backbone.encode_embeddings(embeddings, self.context.end.repeat(len(shifts)))
+        features = self.backbone.encode_embeddings(embeddings, self.context.layout.repeat(len(shifts)))
         return features.unflatten(0, (len(shifts), -1))
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -54,7 +54,7 @@ class ContextMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with the learned context."""
-        return self.backbone.encode_embeddings(self.context(), self.context.end)
+        return self.backbone.encode_embeddings(self.context(), self.context.layout)
 
 
 class CoOpMethod(ContextMethod):

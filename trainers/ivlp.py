@@ -75,7 +75,7 @@ class IVLPMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
-        return self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts())
+        return self.backbone.encode_embeddings(self.context(), self.context.layout, self.text_prompts())
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with deep prompts."""

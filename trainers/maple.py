@@ -74,7 +74,7 @@ class MaPLeMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with learned context and deep prompts."""
-        return self.backbone.encode_embeddings(self.context(), self.context.end, self.text_prompts())
+        return self.backbone.encode_embeddings(self.context(), self.context.layout, self.text_prompts())
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E) of images (B, 3, H, W) with the mapped prompts."""

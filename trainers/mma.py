@@ -113,7 +113,7 @@ class MMAMethod(Method):
         text = of_tower(backbone.text_width, backbone.text_layers)
         visual = of_tower(backbone.vision_width, backbone.vision_layers)
         sides = per_block(visual, backbone.vision_layers), per_block(text, backbone.text_layers)
-        super().__init__(backbone.with_adapters(*sides), classnames)
+        super().__init__(backbone.with_adapters(*sides, tokenwise=True), classnames)
         self.text_adapter, self.visual_adapter, self.shared_adapter = text, visual, shared
         self.register_buffer("tokens", backbone.tokenize(fill(template, classnames)), persistent=False)
 

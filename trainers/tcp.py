@@ -113,7 +113,7 @@ class TCPMethod(ContextMethod):
     def text_features(self) -> Tensor:
         """Features (C, E) of the sentences with the learned context and, from `layer` on, the class tokens."""
         prompts = [None] * self.layer + [self.class_tokens()]
-        return self.backbone.encode_embeddings(self.context(), self.context.end, prompts)
+        return self.backbone.encode_embeddings(self.context(), self.context.layout, prompts)
 
     def extra_loss(self, images: Tensor, z: Tensor, t: Tensor, logits: Tensor) -> Tensor:
         """The weighted mean of one minus the cosine to the frozen features."""

@@ -194,6 +194,32 @@ def test_text_at_its_real_length_is_exact(kind):
             close(kind.backbone.encode_text(kind.tokens[rows], prompts), full[rows])
 
 
+# kinds whose text tower is not causal, or has a mask of its own
+WHOLE = {"reduced-CLIPA", "reduced-CoCa", "reduced-SigLIP", "reduced-MobileCLIP2"}
+
+
+def test_what_sentences_begin_with_may_be_computed_once(kind):
+    """The same features and gradients, to float32's rounding, as of whole sentences."""
+    backbone = kind.backbone
+    if kind.library:
+        assert backbone.text.packable == (kind.name not in WHOLE)
+    whole = replace(backbone.text, varies=lambda: True)
+    tokens = backbone.tokenize(["a photo of a cat.", "a photo of a guinea pig and its friends", "a photo of an ox"])
+    layout = backbone.layout(tokens)
+    assert layout.shared >= backbone.context_start + n
+    with torch.enable_grad():
+        for inserted in (False, True) if backbone.text.bind is None else (False,):
+            prompts = [None if p is None else p.requires_grad_() for p in kind.text_prompts(n)]
+            embeddings = backbone.token_embedding(tokens[:, : layout.length]).detach().requires_grad_()
+            results = []
+            for tower in (backbone.text, whole):
+                t = towers.encode_text(tower, embeddings, layout, prompts, inserted)
+                gradients = torch.autograd.grad((t * draw(*t.shape, seed=3)).sum(), [embeddings, *prompts[1:]])
+                results.append((t, gradients[0].sum(dim=0), *gradients[1:]))
+            for ours, theirs in zip(*results, strict=True):
+                assert (ours - theirs).abs().max() <= 2e-6 * theirs.abs().max().clamp(min=1)
+
+
 def test_batch_composition_does_not_change_features(kind):
     image, text = kind.image_prompts(n), kind.text_prompts(n)
     alone = torch.cat([kind.backbone.encode_image(x[None], image) for x in kind.images])

@@ -69,11 +69,11 @@ def test_without_prompts_it_is_the_plain_model(state, plain, design):
 @torch.no_grad()
 def test_blocks_take_tokens_sequence_first(state, plain):
     model, x = build(state), torch.randn(5, 2, WIDTH)
-    for tower, reference, causal in (
-        (model.transformer, plain.transformer, True),
-        (model.visual.transformer, plain.visual.transformer, False),
+    for tower, reference, attend in (
+        (model.transformer, plain.transformer, towers.attend_causal),
+        (model.visual.transformer, plain.visual.transformer, None),
     ):
-        expected = reference(x.transpose(0, 1), causal).transpose(0, 1)
+        expected = reference(x.transpose(0, 1), attend).transpose(0, 1)
         close(tower(x), expected)
         step = x
         for block in tower.resblocks:

@@ -69,7 +69,7 @@ def test_text_prompts_against_the_written_out_loop(backbone):
     for i, block in enumerate(model.transformer.resblocks):
         if i > 0:
             x = torch.cat([x[:, :1], prompts[i].expand(len(tokens), N, D), x[:, 1 + N :]], dim=1)
-        x = block(x, causal=True)
+        x = block(x, attend=towers.attend_causal)
     features = model.ln_final(x[torch.arange(len(tokens)), end_of_text(tokens)]) @ model.text_projection
     _close(backbone.encode_text(tokens, prompts), features)
 
@@ -101,12 +101,12 @@ def test_text_prompts_inserted_against_the_written_out_loop(backbone, share):
     model, prompts = backbone.model, _prompts(3, N, D, first=1)
     tokens = backbone.tokenize([*SENTENCES, "word " * 75])  # the last one fills the context
     x, end = model.token_embedding(tokens) + model.positional_embedding, end_of_text(tokens)
-    x = model.transformer.resblocks[0](x, causal=True)
+    x = model.transformer.resblocks[0](x, attend=towers.attend_causal)
     x = torch.cat([x[:, :1], prompts[1].expand(len(x), N, D), x[:, 1:]], dim=1)
     assert x.shape[1] == 77 + N
-    x = model.transformer.resblocks[1](x, causal=True)
+    x = model.transformer.resblocks[1](x, attend=towers.attend_causal)
     mixed = share * prompts[2].expand(len(x), N, D) + (1 - share) * x[:, 1 : 1 + N]
-    x = model.transformer.resblocks[2](torch.cat([x[:, :1], mixed, x[:, 1 + N :]], dim=1), causal=True)
+    x = model.transformer.resblocks[2](torch.cat([x[:, :1], mixed, x[:, 1 + N :]], dim=1), attend=towers.attend_causal)
     features = model.ln_final(x[torch.arange(len(x)), end + N]) @ model.text_projection
     _close(backbone.encode_text(tokens, prompts, insert=True, share=share), features)
     assert torch.equal(backbone.encode_text(tokens, [None], insert=True), backbone.encode_text(tokens))
@@ -126,7 +126,7 @@ def test_adapters_against_the_written_out_loop(backbone, blocks):
             x = y + block.ln_1(x) @ weights[i] if i in weights else y
         return x
 
-    x = run(model.transformer, model.token_embedding(tokens) + model.positional_embedding, causal=True)
+    x = run(model.transformer, model.token_embedding(tokens) + model.positional_embedding, attend=towers.attend_causal)
     t = model.ln_final(x[torch.arange(len(tokens)), end_of_text(tokens)]) @ model.text_projection
     z = model.visual.pool(run(model.visual.transformer, model.visual.ln_pre(model.visual.embed(images))))
     adapted = backbone.with_adapters(image=adapters, text=adapters)

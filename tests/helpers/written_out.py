@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from clip.backbone import Backbone
+from clip.towers import attend_causal
 
 Before = Callable[[int, Tensor], Tensor]  # number of a block from 0, its input (N, T, D) -> what it gets instead
 
@@ -36,7 +37,7 @@ def text_tokens(backbone: Backbone, x: Tensor, before: Before = unchanged, besid
     x = x + model.positional_embedding
     for i, block in enumerate(model.transformer.resblocks):
         x = before(i, x)
-        x = block(x, causal=True) + beside(i, block.ln_1(x))
+        x = block(x, attend=attend_causal) + beside(i, block.ln_1(x))
     return model.ln_final(x)
 
 

@@ -41,7 +41,7 @@ def _perturbed(entry) -> dict:
 def _apex_evaluation(method, images) -> dict:
     """Everything that the golden sets hold of one evaluation of APEX."""
     method.eval()
-    transfer = method.ensemble_weights()
+    transfer = {**method.distances(), **method.ensemble_weights()}
     trained, evaluated = (method.frozen_text_features(t) for t in (method.trained_tokens, method.tokens))
     return {
         "logits": method(images),
