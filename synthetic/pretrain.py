@@ -134,7 +134,7 @@ def mimetic_attention(attention: Attention, generator: torch.Generator) -> None:
     q, k, v = (torch.empty(width, width) for _ in range(3))
     out = torch.empty(width, width)
     eye = torch.eye(width)
-    for head in torch.arange(width).chunk(attention.heads):
+    for head in torch.arange(width).chunk(attention.num_heads):
         noise = torch.randn(2, width, width, generator=generator) * width**-0.5
         left, strength, right = torch.linalg.svd(0.14 * noise[0] + 0.14 * eye)
         root = strength[: len(head)].sqrt()[:, None]
