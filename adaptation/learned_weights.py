@@ -7,7 +7,8 @@ Shape legend: C classes, E embedding width.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ ENCODERS = (*TOWERS, "both")
 CHECKPOINTS = ("fp32", "fp16")
 KINDS = ("all", "norm", "bias")
 BLOCK = re.compile(r"\.(?:resblocks|blocks)\.(\d+)\.")
+Value = TypeVar("Value")
 BEFORE_BLOCKS = re.compile(r"(^|\.)(conv1|ln_pre|norm_pre|patch_embed|pos_embed|\w*token|\w*embedding|cls_emb)(\.|$)")
 
 
@@ -71,6 +73,24 @@ def _block_of(name: str) -> float:
     return -1 if BEFORE_BLOCKS.search(name) else float("inf")
 
 
+class KnownOnHost(Generic[Value]):
+    """What is computed of a tensor as a Python value, once for each state of the tensor, since that waits for it.
+
+    Args:
+        compute: gives the value.
+    """
+
+    def __init__(self, compute: Callable[[Tensor], Value]):
+        self._compute = compute
+        self._known: tuple[Tensor, int, Value] | None = None
+
+    def __call__(self, tensor: Tensor) -> Value:
+        """The value of the tensor as it is now."""
+        if self._known is None or self._known[0] is not tensor or self._known[1] != tensor._version:
+            self._known = tensor, tensor._version, self._compute(tensor)
+        return self._known[2]
+
+
 class LearnedWeights(nn.Module):
     """Learned float32 copies of some weights of a backbone.
 
@@ -101,6 +121,7 @@ class LearnedWeights(nn.Module):
         for name, value in backbone.original_weights(names).items():
             _put(self.vision if tower_of(name) == "vision" else self.text, name, nn.Parameter(value))
         self.register_buffer("averaged", torch.tensor(False))
+        self._is_averaged: KnownOnHost[bool] = KnownOnHost(bool)
         self._average: tuple[list[int], dict[str, Tensor]] | None = None
 
     def learned(self) -> dict[str, Tensor]:
@@ -110,7 +131,7 @@ class LearnedWeights(nn.Module):
     def values(self) -> dict[str, Tensor]:
         """What the towers compute with: the learned values, in evaluation their average with the backbone's."""
         learned = self.learned()
-        if self.training or self.share == 1 or self.averaged:
+        if self.training or self.share == 1 or self._is_averaged(self.averaged):
             return learned
         versions = [value._version for value in learned.values()]
         if self._average is None or self._average[0] != versions:

@@ -122,7 +122,11 @@ class RunBatcher:
 
 
 class ConstantsEqual:
-    """Says whether tensors need not be stacked: constants that are equal in two runs. Compares them once."""
+    """Says whether tensors need not be stacked: constants that are equal in two runs.
+
+    Compares them once, and again after a change; what changes more than once is no constant, and is not compared: that
+    would wait for the device.
+    """
 
     def __init__(self):
         self._known: dict[tuple[int, int], tuple] = {}
@@ -134,7 +138,8 @@ class ConstantsEqual:
         state = (a, b, a._version, b._version)  # held, so that no other tensor gets their ids
         known = self._known.get((id(a), id(b)))
         if known is None or known[0][2:] != state[2:]:
-            known = self._known[id(a), id(b)] = state, a is b or torch.equal(a, b)
+            changes = 0 if known is None else known[2] + 1
+            known = self._known[id(a), id(b)] = state, a is b or (changes < 2 and torch.equal(a, b)), changes
         return known[1]
 
 

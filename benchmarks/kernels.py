@@ -10,7 +10,7 @@ kernel, whichever number a GPU makes of it; those of a whole list of tensors (`t
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -47,6 +47,7 @@ class OperationCounter(TorchDispatchMode):
 
     Args:
         on_host: returns tensors that stay on the host where there is a device, as the steps that an optimiser counts.
+            What is computed of them alone stays there too.
 
     Attributes:
         kernels: how often each operation was launched, by its name.
@@ -62,9 +63,11 @@ class OperationCounter(TorchDispatchMode):
         self.bytes = self.product_bytes = 0
         self.synchronisations: list[str] = []
         self._on_host = on_host
+        self._known: dict[int, Tensor] = {}  # held, so that no other tensor gets their ids
         self._calls = _Calls(self)
 
     def __enter__(self) -> "OperationCounter":
+        self._look_at_host()
         super().__enter__()
         self._calls.__enter__()
         return self
@@ -84,6 +87,9 @@ class OperationCounter(TorchDispatchMode):
         read = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         if self._waits(name, args, kwargs or {}, read, result):
             self.note(name, *read)
+        if self.are_on_host(read):
+            self._known.update({id(leaf): leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)})
+            return result
         if name not in FREE and not func.is_view:
             self.kernels[name] += 1
             changed = [arg for arg, said in zip(args, func._schema.arguments, strict=False) if said.is_write]
@@ -108,12 +114,18 @@ class OperationCounter(TorchDispatchMode):
             return len(devices) > 1 and not (kwargs.get("non_blocking") or args[2:] == (True,))
         return name in WAITING
 
+    def are_on_host(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are tensors, and all of the host's."""
+        return bool(tensors) and all(id(tensor) in self._known for tensor in tensors)
+
+    def _look_at_host(self) -> None:
+        self._known.update({id(tensor): tensor for tensor in self._on_host()})
+
     def note(self, name: str, *read: Tensor) -> None:
         """Note that the host waits for what is computed of these tensors, and where."""
-        if read:
-            on_host = {id(tensor) for tensor in self._on_host()}
-            if all(id(tensor) in on_host for tensor in read):
-                return
+        self._look_at_host()  # an optimiser's first step makes such tensors
+        if self.are_on_host(read):
+            return
         self.synchronisations.append(f"{name} at {_own_line(sys._getframe())}")
 
 
@@ -131,7 +143,7 @@ class _Calls(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in READING and isinstance(args[0], Tensor):
             self._counter.note(name, args[0])
-        if func in MADE_ON_HOST and kwargs.get("device") is not None:
+        if func in MADE_ON_HOST and kwargs.get("device", "cpu") not in (None, "cpu"):  # by name it is the host
             self._counter.note(f"{name} on a device")
         return func(*args, **kwargs)
 

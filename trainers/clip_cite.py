@@ -31,9 +31,9 @@ def contrast(pairs: Tensor, labels: Tensor) -> Tensor:
         labels: (B,).
     """
     others = labels[:, None] != labels
-    if not others.any():
-        return 0 * pairs.sum()
-    return (pairs.masked_fill(~others, float("-inf")).logsumexp(dim=1) - pairs.diagonal()).mean()
+    several = others.any()
+    denominator = pairs.masked_fill(~others & several, float("-inf")).logsumexp(dim=1)
+    return (denominator - pairs.diagonal()).mean() * several
 
 
 def divergence(logits: Tensor, frozen: Tensor) -> Tensor:
@@ -80,6 +80,7 @@ class CLIPCITEMethod(LearnedTowers):
         self.contrast_weight, self.distillation_weight = contrast_weight, distillation_weight
         free = nn.Parameter(torch.zeros(len(classnames), backbone.embed_dim, device=self.tokens.device))
         self.class_weights = free if class_weights == "free" else None
+        self.length = int(backbone.end_of_text(self.tokens).max()) + 1  # of the longest sentence
         self.register_buffer("frozen_text", None, persistent=False)
 
     @torch.no_grad()
@@ -94,8 +95,10 @@ class CLIPCITEMethod(LearnedTowers):
         if self.class_weights is None:
             every = self.text_features()
             return every[labels], every
-        classes, rows = labels.unique(return_inverse=True)
-        return self.backbone.encode_text(self.tokens[classes])[rows], self.class_weights
+        if len(self.classnames) <= len(labels):
+            return self.text_features()[labels], self.class_weights
+        own = self.backbone.token_embedding(self.tokens[labels, : self.length])
+        return self.backbone.encode_embeddings(own, self.backbone.end_of_text(self.tokens[labels])), self.class_weights
 
     def frozen_pairs(self, images: Tensor, labels: Tensor) -> Tensor:
         """The frozen CLIP's logits (B, B) of the images and the sentences of their classes."""

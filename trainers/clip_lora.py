@@ -2,7 +2,8 @@
 
 Zanella, Ben Ayed, "Low-Rank Few-Shot Adaptation of Vision-Language Models", CVPR Workshops 2024 (arXiv 2405.18541).
 
-Shape legend: N sequences, T tokens, C classes, E embedding width, D tower width, r rank.
+Shape legend: N sequences, T tokens, C classes, E embedding width, D tower width, r rank, L
+adapted blocks, P adapted projections.
 """
 
 from collections.abc import Sequence
@@ -34,16 +35,18 @@ POSITIONS = {
 
 
 class SeededDropoutMask(torch.autograd.Function):
-    """What dropout leaves of (N, T, D), as booleans: a function of a stream, a scalar, and the share that is dropped.
+    """Which entries of P copies of (N, T, D) dropout keeps, (P, N, T, D) booleans: a function of a stream.
 
-    Where several runs are computed together (`adaptation.stacking`), each draws what it draws alone.
+    The stream is a scalar in the host's memory. Where several runs are computed together (`adaptation.stacking`), each
+    draws what it draws alone.
     """
 
     @staticmethod
-    def forward(x: Tensor, stream: Tensor, dropout: float) -> Tensor:
-        """Draw."""
+    def forward(x: Tensor, stream: Tensor, copies: int, kept: float) -> Tensor:
+        """Draw with this share that is kept."""
         generator = torch.Generator(x.device).manual_seed(int(stream))
-        return torch.rand(x.shape, generator=generator, device=x.device) >= dropout
+        mask = torch.empty((copies, *x.shape), dtype=torch.bool, device=x.device)
+        return mask.bernoulli_(kept, generator=generator)
 
     @staticmethod
     def setup_context(ctx, inputs: tuple, output: Tensor) -> None:
@@ -51,12 +54,13 @@ class SeededDropoutMask(torch.autograd.Function):
         ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def vmap(info, in_dims: tuple, x: Tensor, stream: Tensor, dropout: float) -> tuple[Tensor, int]:
+    def vmap(info, in_dims: tuple, x: Tensor, stream: Tensor, copies: int, kept: float) -> tuple[Tensor, int]:
         """Draw for each run."""
         runs = range(info.batch_size)
         own = [x if in_dims[0] is None else x.select(in_dims[0], r) for r in runs]
         streams = [stream if in_dims[1] is None else stream[r] for r in runs]
-        return torch.stack([SeededDropoutMask.forward(*pair, dropout) for pair in zip(own, streams, strict=True)]), 0
+        pairs = zip(own, streams, strict=True)
+        return torch.stack([SeededDropoutMask.forward(*pair, copies, kept) for pair in pairs]), 0
 
 
 class LowRank(nn.Module):
@@ -65,39 +69,55 @@ class LowRank(nn.Module):
     Learned: `w_lora_A` (r, D) and `w_lora_B` (D, r), which starts at zero.
     """
 
-    stream: Tensor
-
-    def __init__(self, width: int, rank: int, alpha: float, dropout: float):
+    def __init__(self, width: int, rank: int):
         super().__init__()
-        self.scale = alpha / rank**0.5
-        self.dropout = dropout
-        # of the dropout; another one for each step, and for each of several runs
-        self.register_buffer("stream", torch.tensor(0), persistent=False)
         self.w_lora_A = nn.Parameter(nn.init.kaiming_uniform_(torch.empty(rank, width), a=5**0.5))
         self.w_lora_B = nn.Parameter(torch.zeros(width, rank))
 
-    def drop(self, x: Tensor) -> Tensor:
-        """Dropout of (N, T, D) as a function of `stream`: what else draws random numbers does not matter to it.
-
-        A batch that goes through its tower in chunks (`clip.chunking`) drops the same places in each part.
-        """
-        if not self.training or self.dropout == 0:
-            return x
-        return x * SeededDropoutMask.apply(x, self.stream, self.dropout) / (1 - self.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, T, D) -> (N, T, D)."""
-        a, b = self.w_lora_A.to(x.dtype), self.w_lora_B.to(x.dtype)
-        return self.scale * F.linear(F.linear(self.drop(x), a), b)
-
 
 class BlockDelta(nn.ModuleDict):
-    """The additions to the projections of one block, by name: `q_proj`, `k_proj`, `v_proj`, or some of them."""
+    """The additions to the P adapted projections of one block, by name: `q_proj`, `k_proj`, `v_proj`, or some of them.
+
+    Args:
+        projections: the adapted ones.
+        width: D.
+        rank: r.
+        dropout: share of the input that each of them loses in training.
+
+    Attributes:
+        stream: of the dropout; another one for each step, and for each of several runs. Stays on the host.
+        weights: A (P, r, D) and, scaled, B (P r, 3 D); the tower assembles them before it is run.
+    """
+
+    stream: Tensor
+    weights: tuple[Tensor, Tensor]
+
+    def __init__(self, projections: Sequence[str], width: int, rank: int, dropout: float):
+        super().__init__({f"{p}_proj": LowRank(width, rank) for p in projections})
+        self.dropout = dropout
+        self.register_buffer("stream", torch.tensor(0), persistent=False)
+
+    def _apply(self, fn, recurse: bool = True) -> "BlockDelta":
+        stream = self.stream
+        super()._apply(fn, recurse)
+        self.stream = stream
+        return self
+
+    def drop(self, x: Tensor) -> Tensor:
+        """(N, T, D) -> (P, N, T, D), of which each copy has lost other entries, and none is scaled.
+
+        A function of `stream`: what else draws random numbers does not matter to it. A batch that goes through its
+        tower in chunks (`clip.chunking`) drops the same places in each part.
+        """
+        return x * SeededDropoutMask.apply(x, self.stream, len(self), 1 - self.dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, T, D) -> (N, T, 3 D), zero where a projection is not adapted."""
-        parts = [self[f"{p}_proj"](x) if f"{p}_proj" in self else torch.zeros_like(x) for p in PROJECTIONS]
-        return torch.cat(parts, dim=-1)
+        a, b = self.weights
+        if not self.training or self.dropout == 0:
+            return F.linear(x, a.flatten(0, 1)) @ b
+        low = self.drop(x).flatten(1, -2) @ a.mT  # (P, N T, r)
+        return low.transpose(0, 1).flatten(1).unflatten(0, x.shape[:-1]) @ b
 
 
 class TowerDeltas(nn.ModuleDict):
@@ -107,7 +127,7 @@ class TowerDeltas(nn.ModuleDict):
         width: D. layers: blocks of the tower.
         position: which of them are adapted, one of `POSITIONS`; None for none.
         params: which projections.
-        settings: the rank, alpha and dropout of `LowRank`.
+        settings: the rank, alpha and dropout.
     """
 
     def __init__(
@@ -119,10 +139,27 @@ class TowerDeltas(nn.ModuleDict):
         settings: tuple[int, float, float],
     ):
         first, stop = (layers * twelfths // 12 for twelfths in POSITIONS[position]) if position else (0, 0)
-        super().__init__(
-            {str(i): BlockDelta({f"{p}_proj": LowRank(width, *settings) for p in params}) for i in range(first, stop)}
-        )
+        rank, alpha, dropout = settings
+        own = [p for p in PROJECTIONS if p in params]
+        super().__init__({str(i): BlockDelta(own, width, rank, dropout) for i in range(first, stop)})
         self.layers = layers
+        self.scale, self.dropout = alpha / rank**0.5, dropout
+        # which third of (3 D) belongs to each adapted projection, (P, 1, 3, 1)
+        places = torch.eye(len(PROJECTIONS))[[PROJECTIONS.index(p) for p in own]]
+        self.register_buffer("places", places[:, None, :, None], persistent=False)
+
+    def assemble(self, dtype: torch.dtype) -> None:
+        """Make the weights of all blocks from what is learned, at once; called before each pass through the tower."""
+        blocks: list[BlockDelta] = [*self.values()]  # type: ignore[list-item]  # of this class by __init__
+        if not blocks:
+            return
+        pairs = [pair for block in blocks for pair in block.values()]
+        a, b = (torch.stack([getattr(pair, name) for pair in pairs]) for name in ("w_lora_A", "w_lora_B"))
+        scale = self.scale / (1 - self.dropout if self.training else 1)
+        placed = b.mT[..., None, :].unflatten(0, (len(blocks), -1)) * (scale * self.places)  # (L, P, r, 3, D)
+        every = a.to(dtype).unflatten(0, (len(blocks), -1)), placed.to(dtype).flatten(-2).flatten(1, 2)
+        for block, *own in zip(blocks, *(weights.unbind() for weights in every), strict=True):
+            block.weights = own[0], own[1]
 
     def per_block(self) -> list[BlockDelta | None]:
         """One entry per block of the tower, None where it is not adapted; empty if none is."""
@@ -178,12 +215,23 @@ class CLIPLoRAMethod(Method):
 
     def text_features(self) -> Tensor:
         """Features (C, E) of the template's sentences through the adapted tower."""
+        self.text.assemble(self.number_format)
         return self.backbone.encode_text(self.tokens)
+
+    def image_features(self, images: Tensor) -> Tensor:
+        """Features (B, E) of images (B, 3, H, W) through the adapted tower."""
+        self.vision.assemble(self.number_format)
+        return super().image_features(images)
+
+    @property
+    def number_format(self) -> torch.dtype:
+        """What the towers' products are computed in."""
+        return self.backbone.model.get_parameter("visual.conv1.weight").dtype
 
     def choose_dropout(self, seed: int, *keys: str | int) -> None:
         """Choose what the forward passes drop from now on: a function of (seed, keys) and the place in the towers."""
         for name, module in self.named_modules():
-            if isinstance(module, LowRank):
+            if isinstance(module, BlockDelta):
                 module.stream.fill_(stream_seed(seed, "dropout", *keys, name))
 
 
@@ -211,6 +259,7 @@ class CLIP_LoRA(StepBudgetTrainer):
     """Trains CLIP-LoRA. The learning rate follows the steps; their number may be given per shot."""
 
     model: CLIPLoRAMethod
+    code_version = 2
     checkpoint_dir = "clip_lora"
     CONFIG = {
         "CLIP_LORA": CfgNode(

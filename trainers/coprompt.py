@@ -144,7 +144,7 @@ class CoPromptMethod(MaPLeMethod):
     def choose_sentences(self, seed: int, *keys: str | int) -> None:
         """Choose each class's sentence from now on: a function of (seed, keys)."""
         generator = torch.Generator().manual_seed(stream_seed(seed, "sentences", *keys))
-        self.chosen.copy_(torch.randint(2**31, self.chosen.shape, generator=generator))
+        self.chosen.copy_(torch.randint(2**31, self.chosen.shape, generator=generator), non_blocking=True)
 
     def text_features(self) -> Tensor:
         """MaPLe's features (C, E), adapted."""

@@ -78,6 +78,9 @@ class SkipTuningMethod(LearnedTowers):
 
     Learned: as `LearnedTowers`.
 
+    Attributes:
+        own_classes: of how many classes the next batch is; None: its labels are looked at, which waits for them.
+
     Args:
         backbone: the frozen CLIP.
         classnames: the classes.
@@ -112,7 +115,10 @@ class SkipTuningMethod(LearnedTowers):
         names += tower_weights(backbone, "text", first_block=text + 1)
         super().__init__(backbone, classnames, template, names)
         self._halves = backbone.split(image, text)[0], self.backbone.split(image, text)[1]
-        self.register_buffer("kept_ranks", draw_kept_ranks(len(classnames), share, most, scale), persistent=False)
+        kept = draw_kept_ranks(len(classnames), share, most, scale)
+        self.register_buffer("kept_ranks", kept, persistent=False)
+        self._kept_ranks = kept.tolist()
+        self.own_classes: int | None = None
         for name in ("text_tokens", "end", "initial_text"):
             self.register_buffer(name, None, persistent=False)
 
@@ -135,9 +141,11 @@ class SkipTuningMethod(LearnedTowers):
         """The classes (K,) that count for a batch: its own, and of the others by their rank of similarity to it."""
         nearest = self.logits(z, self.initial_text).amax(dim=0)
         order = nearest.index_fill(0, labels, float("inf")).argsort(descending=True, stable=True)
+        own = len(labels.unique()) if self.own_classes is None else self.own_classes
         kept = self.kept_ranks.clone()
-        kept[: len(labels.unique())] = True
-        return order[kept]
+        kept[:own] = True
+        count = own + sum(self._kept_ranks[own:])
+        return order[kept.int().argsort(descending=True, stable=True)[:count]]
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy over the classes that are kept.
@@ -209,4 +217,11 @@ class SkipTuning(LearnedTowersTrainer):
         labels = torch.tensor([item.label for item in self.dm.dataset.train_x])
         rows = compose_batches(labels, self.cfg.DATALOADER.TRAIN_X.BATCH_SIZE, generator)
         tokens = self.lower_outputs()
-        return len(rows), ({"img": tokens[batch], "label": labels[batch]} for batch in rows)
+        classes = (len(labels[batch].unique()) for batch in rows)
+        batches = zip(rows, classes, strict=True)
+        return len(rows), ({"img": tokens[rows], "label": labels[rows], "classes": own} for rows, own in batches)
+
+    def parse_batch_train(self, batch) -> tuple[Tensor, Tensor]:
+        """Outputs of the lower blocks (B, T, D_v) and labels (B,); notes how many classes they are of."""
+        self.model.own_classes = batch.get("classes")
+        return super().parse_batch_train(batch)

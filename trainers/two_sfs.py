@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 from torch.utils.data import BatchSampler
 from yacs.config import CfgNode
 
-from adaptation.learned_weights import LearnedTowers, LearnedTowersTrainer, tower_weights
+from adaptation.learned_weights import KnownOnHost, LearnedTowers, LearnedTowersTrainer, tower_weights
 from adaptation.method import Method
 from adaptation.step_budget import StepBudgetTrainer
 from clip.backbone import Backbone
@@ -47,6 +47,7 @@ class TwoSFSMethod(LearnedTowers):
         super().__init__(backbone, classnames, template, names)
         self.rows = nn.Parameter(torch.zeros(len(classnames), backbone.embed_dim, device=self.tokens.device))
         self.register_buffer("has_row", torch.zeros_like(self.tokens[:, 0], dtype=torch.bool))
+        self._given = KnownOnHost(lambda has_row: (bool(has_row.any()), bool(has_row.all())))
 
     @torch.no_grad()
     def begin_second_stage(self) -> None:
@@ -54,18 +55,23 @@ class TwoSFSMethod(LearnedTowers):
         self.rows.copy_(F.normalize(self.text_features(), dim=-1))
         self.has_row.fill_(True)
 
+    def given_rows(self) -> tuple[bool, bool]:
+        """Whether some class has its row, and whether all have."""
+        return self._given(self.has_row)
+
     def text_features(self) -> Tensor:
         """Features (C, E): the rows that there are, the tuned text tower's for the other classes."""
-        if not self.has_row.any():
+        some, every = self.given_rows()
+        if not some:
             return super().text_features()
-        if self.has_row.all():
+        if every:
             return self.rows
         encoded = self.backbone.encode_text(self.tokens[~self.has_row])
         return self.rows.index_put(((~self.has_row).nonzero()[:, 0],), encoded)
 
     def image_features(self, images: Tensor) -> Tensor:
         """Features (B, E); in the second stage without gradient."""
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.has_row.any()):
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.given_rows()[0]):
             return super().image_features(images)
 
     def select_classes(self, state: Mapping[str, Tensor], trained: list[str]) -> Mapping[str, Tensor]:
@@ -131,7 +137,7 @@ class TwoSFS(StepBudgetTrainer, LearnedTowersTrainer):
     def forward_backward(self, batch) -> dict:
         """One step; the first one of the second stage begins it."""
         step = self.epoch * len(self.train_loader_x) + self.batch_idx
-        if step >= self.first_steps and not self.model.has_row.any():
+        if step >= self.first_steps and not self.model.given_rows()[0]:
             with self.precision.autocast():
                 self.model.begin_second_stage()
         return super().forward_backward(batch)

@@ -49,6 +49,27 @@ class EvaluatorBase:
         return []
 
 
+class _Collected:
+    """An attribute that counts all batches: reading it collects those that are still on the device."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, evaluator: Any, owner: type) -> Any:
+        if evaluator is None:
+            return self
+        if evaluator.__dict__.get("_pending"):
+            evaluator.collect()
+        if self._name not in evaluator.__dict__:
+            raise AttributeError(f"{owner.__name__!r} has no attribute {self._name!r} before reset()")
+        return evaluator.__dict__[self._name]
+
+    def __set__(self, evaluator: Any, value: Any) -> None:
+        if evaluator.__dict__.get("_pending"):
+            evaluator.collect()
+        evaluator.__dict__[self._name] = value
+
+
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1, in percent.
@@ -69,6 +90,12 @@ class Classification(EvaluatorBase):
             ``TEST.PER_CLASS_RESULT``.
     """
 
+    _correct = _Collected()
+    _total = _Collected()
+    _y_true = _Collected()
+    _y_pred = _Collected()
+    _per_class_res = _Collected()
+
     def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
         super().__init__(with_defaults(cfg))
         self._lab2cname = lab2cname or {}
@@ -76,12 +103,10 @@ class Classification(EvaluatorBase):
 
     def reset(self) -> None:
         """Forget all batches."""
-        self._correct = self._total = self._num_classes = 0
-        self._y_true: list[int] = []
-        self._y_pred: list[int] = []
-        self._per_class_res: defaultdict[int, list[int]] | None = None
-        if self.cfg.TEST.PER_CLASS_RESULT:
-            self._per_class_res = defaultdict(list)
+        self._pending: list[Tensor] = []  # labels and predictions (2, B) of batches, on their device
+        self._num_classes = 0
+        self._correct, self._total, self._y_true, self._y_pred = 0, 0, [], []
+        self._per_class_res = defaultdict(list) if self.cfg.TEST.PER_CLASS_RESULT else None
 
     def process(self, mo: Tensor | Sequence[Any], gt: Tensor) -> None:
         """Add a batch of scores (B, C) and labels (B,), on any device.
@@ -96,13 +121,24 @@ class Classification(EvaluatorBase):
         scores: Any = mo[0] if isinstance(mo, tuple | list) else mo
         if scores.dim() != 2 or gt.shape != scores.shape[:1]:
             raise ValueError(f"expected scores (B, C) and labels (B,), got {tuple(scores.shape)} and {tuple(gt.shape)}")
-        labels, predictions = gt.tolist(), scores.max(1).indices.masked_fill(scores.isnan().any(1), -1).tolist()
+        predictions = scores.max(1).indices.masked_fill(scores.isnan().any(1), -1)
+        self._pending.append(torch.stack([gt.to(predictions.device, non_blocking=True), predictions]))
+        self._num_classes = max(self._num_classes, scores.shape[1])
+
+    def collect(self) -> None:
+        """Count the batches that were added since the last time; the first that waits for the device.
+
+        Whoever reads one of the attributes calls it.
+        """
+        pending, self._pending = self._pending, []
+        if not pending:
+            return
+        labels, predictions = torch.cat(pending, dim=1).tolist()
         right = [int(one == other) for one, other in zip(labels, predictions, strict=True)]
         self._correct += sum(right)
         self._total += len(right)
         self._y_true.extend(labels)
         self._y_pred.extend(predictions)
-        self._num_classes = max(self._num_classes, scores.shape[1])
         if self._per_class_res is not None:
             for label, hit in zip(labels, right, strict=True):
                 self._per_class_res[label].append(hit)

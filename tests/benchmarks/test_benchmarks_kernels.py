@@ -61,8 +61,10 @@ def test_tensors_of_the_host_are_left_out():
     x, step = torch.randn(3), torch.tensor(1.0)
     with OperationCounter(lambda: [step]) as counted:
         step.item()
-        x.sum().item()
+        torch.stack([step, step])[1].add(1).tolist()
+        (x * step).sum().item()
     assert len(counted.synchronisations) == 1
+    assert counted.kernels == {"mul": 1, "sum": 1}
 
 
 def test_kernels_and_bytes():

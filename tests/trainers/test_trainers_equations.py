@@ -242,17 +242,17 @@ def test_clip_lora_is_a_change_of_the_weights(backbone, settings, adapted):
 def test_clip_lora_dropout_is_a_stream_of_its_own(backbone):
     torch.manual_seed(5)
     method = CLIPLoRAMethod(backbone, BASE, dropout=0.25)
-    delta = method.text["0"]["q_proj"]
+    delta = method.text["0"]
     for parameter in method.parameters():
         parameter.data.normal_()
     x = torch.ones(50, 20, 64)
     method.train().choose_dropout(1, 0, 0)
-    dropped = delta.drop(x)
-    assert dropped.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    dropped = delta.drop(x)[0]
+    assert dropped.unique().tolist() == [0, 1]
     assert (dropped == 0).double().mean() == pytest.approx(0.25, abs=0.01)
-    assert torch.equal(delta.drop(x), dropped)  # a function of the stream, whatever else draws
-    assert not torch.equal(method.text["0"]["k_proj"].drop(x), dropped)
-    assert not torch.equal(method.vision["0"]["q_proj"].drop(x), dropped)
+    assert torch.equal(delta.drop(x)[0], dropped)  # a function of the stream, whatever else draws
+    assert not torch.equal(delta.drop(x)[1], dropped)
+    assert not torch.equal(method.vision["0"].drop(x)[0], dropped)
     images, labels = batch(method)
     first = method.loss(images, labels)[0]
     state = torch.get_rng_state()
@@ -262,4 +262,24 @@ def test_clip_lora_dropout_is_a_stream_of_its_own(backbone):
     assert not torch.equal(method.loss(images, labels)[0], first)
     method.choose_dropout(1, 0, 0)
     assert torch.equal(method.loss(images, labels)[0], first)
-    assert delta.eval().drop(x) is x
+    method.eval()
+    logits = method(images)
+    method.train().choose_dropout(1, 0, 1)
+    assert torch.equal(method.eval()(images), logits)
+
+
+@pytest.mark.parametrize(("params", "dropout"), [(("q", "k", "v"), 0.25), (("v", "q"), 0.25), (("k",), 0.0)])
+def test_clip_lora_adds_to_each_projection_by_itself(backbone, params, dropout):
+    torch.manual_seed(6)
+    method = CLIPLoRAMethod(backbone, BASE, rank=3, alpha=0.8, dropout=dropout, params=params).train()
+    for parameter in method.parameters():
+        parameter.data.normal_()
+    method.choose_dropout(1, 0, 0)
+    method.vision.assemble(torch.float32)
+    delta, x = method.vision["1"], torch.randn(4, 5, 64)
+    kept = iter(delta.drop(x)) if dropout else iter([x] * 3)
+    expected = {p: torch.zeros_like(x) for p in "qkv"}
+    for p in [p for p in "qkv" if p in params]:
+        own = delta[f"{p}_proj"]
+        expected[p] = 0.8 / 3**0.5 / (1 - dropout) * next(kept) @ own.w_lora_A.T @ own.w_lora_B.T
+    close(delta(x), array(torch.cat([*expected.values()], dim=-1)), rtol=1e-4, atol=1e-4)
