@@ -2,6 +2,7 @@
 
 import logging
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,6 +42,7 @@ class DatasetWrapper(Dataset):
 
     clock: EpochClock | None = None  # with it, augmentation is a function of (seed, epoch, index)
     images: ImageStore | None = None  # None: every image is decoded each time
+    loader: "weakref.ref[DataLoader] | None" = None  # whose workers know this data set as it was
 
     def __init__(
         self,
@@ -61,6 +63,15 @@ class DatasetWrapper(Dataset):
         self.images = shared_store(cfg.DATALOADER.CACHE_MB, self)
         if self.k_tfm > 1 and transform is None:
             raise ValueError(f"DATALOADER.K_TRANSFORMS is {self.k_tfm}, but there is no transform to apply")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Exchange something, such as the transform; workers that are kept do not know of it and are ended."""
+        super().__setattr__(name, value)
+        if self.loader is not None and name != "loader":
+            release_workers(self.loader())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "loader"}
 
     def __len__(self) -> int:
         return len(self.data_source)
@@ -136,7 +147,8 @@ def build_data_loader(
 
     Training drops an incomplete last batch, unless it is the only one.  With keyed streams (:mod:`dassl.data.samplers`) no
     more workers are used than there are processors for this run, since their number does not change the batches, and
-    nothing is drawn from the global generators.  Without, the random numbers are those of a plain ``DataLoader``.
+    nothing is drawn from the global generators; the workers of a training list stay for all passes
+    (:func:`release_workers` ends them).  Without, the random numbers are those of a plain ``DataLoader``.
 
     Raises:
         ValueError: ``data_source`` is empty.
@@ -152,7 +164,9 @@ def build_data_loader(
     if keyed_streams(cfg, random_streams):
         workers = min(workers, math.ceil(available_cpus() / RUNS_IN_PROCESS.get()))
         generator = torch.Generator().manual_seed(stream_seed(cfg.SEED, "workers")) if cfg.SEED >= 0 else None
-    return DataLoader(
+    # the clock is in shared memory, so kept workers know which pass it is; a data set of another kind may not say changes
+    keeps = workers > 0 and is_train and isinstance(dataset, DatasetWrapper) and dataset.clock is not None
+    loader: DataLoader = DataLoader(
         dataset,
         batch_size=batch_size,
         sampler=sampler,
@@ -160,7 +174,17 @@ def build_data_loader(
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=on_gpu(choose_device(cfg.USE_CUDA)),
         generator=generator,
+        persistent_workers=keeps,
     )
+    if keeps:
+        dataset.loader = weakref.ref(loader)
+    return loader
+
+
+def release_workers(loader: DataLoader | None) -> None:
+    """End the workers that a loader keeps between its passes; the next pass starts others."""
+    if loader is not None and loader.persistent_workers:
+        loader._iterator = None  # its end is theirs; PyTorch has no public name for this
 
 
 class DataManager:

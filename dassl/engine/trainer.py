@@ -26,6 +26,7 @@ from yacs.config import CfgNode
 
 from dassl.config import check_values, with_defaults
 from dassl.data import DataManager
+from dassl.data.data_manager import release_workers
 from dassl.data.evidence import NOT_TRAINED, data_changes, split_hash, training_evidence
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
@@ -232,6 +233,8 @@ class SimpleTrainer(TrainerBase):
 
     def after_train(self) -> None:
         """Evaluate the final model, the last or the best."""
+        release_workers(self.train_loader_x)
+        release_workers(self.train_loader_u)
         logger.info("Finish training")  # what the log parsers of about half of the code family wait for
         logger.info("Finished training")  # and of the other half
         if not self.cfg.TEST.NO_TEST:

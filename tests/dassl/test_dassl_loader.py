@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper, image_store
+from dassl.data.data_manager import release_workers
 from dassl.data.image_store import ImageStore, shared_store
 from dassl.data.samplers import set_epoch
 from dassl.data.transforms import TRANSFORMS, build_transform, draws_from_torch_only, split_tensor_steps
@@ -450,3 +451,42 @@ def test_seeded():
 def _draws_and_fails(torch_only):
     """Draw as much as is allowed, then fail."""
     raise KeyError(torch.rand(()) if torch_only else _draws())
+
+
+def _workers_of(batches):
+    return {int(pid) for batch in batches for pid in batch["img"]}
+
+
+def _pid(image):
+    """A transform that says which process it runs in."""
+    return torch.tensor(os.getpid())
+
+
+@forks
+def test_workers_are_kept_between_passes_until_they_are_released_or_outdated(tmp_path, monkeypatch):
+    cfg = toy_config(monkeypatch, tmp_path, DATALOADER__NUM_WORKERS=2, **KEYED)
+    manager = DataManager(cfg, custom_tfm_train=_pid, custom_tfm_test=_pid)
+    loader = manager.train_loader_x
+    first, second = (_workers_of(loader) for _ in range(2))
+    assert first == second
+    assert os.getpid() not in first
+    loader.dataset.transform = lambda image: -torch.tensor(os.getpid())  # kept workers would not know
+    third = _workers_of(loader)
+    assert max(third) < 0
+    release_workers(loader)
+    gc.collect()
+    assert {process.pid for process in multiprocessing.active_children()}.isdisjoint({-pid for pid in third} | first)
+    assert len(_workers_of(loader)) <= 2
+    tests = [_workers_of(manager.test_loader) for _ in range(2)]
+    assert tests[0].isdisjoint(tests[1])  # those that are evaluated once need no workers between
+    release_workers(manager.test_loader)
+    release_workers(None)
+
+
+@forks
+def test_a_run_leaves_no_worker(tmp_path, monkeypatch):
+    cfg = toy_config(monkeypatch, tmp_path, DATALOADER__NUM_WORKERS=2, **KEYED)
+    trainer = ToyTrainer(cfg)
+    trainer.train()
+    gc.collect()
+    assert multiprocessing.active_children() == []
