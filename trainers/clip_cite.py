@@ -80,12 +80,13 @@ class CLIPCITEMethod(LearnedTowers):
         self.contrast_weight, self.distillation_weight = contrast_weight, distillation_weight
         free = nn.Parameter(torch.zeros(len(classnames), backbone.embed_dim, device=self.tokens.device))
         self.class_weights = free if class_weights == "free" else None
-        self.length = int(backbone.end_of_text(self.tokens).max()) + 1  # of the longest sentence
+        self.length = 0  # of the longest sentence, in tokens; known from the beginning of a training on
         self.register_buffer("frozen_text", None, persistent=False)
 
     @torch.no_grad()
     def begin_training(self) -> None:
         """Class features of the frozen CLIP; the class weights start from them, unless a checkpoint brought some."""
+        self.length = int(self.backbone.end_of_text(self.tokens).max()) + 1
         self.frozen_text = self.learned.backbone.encode_text(self.tokens)
         if self.class_weights is not None and not self.class_weights.any():
             self.class_weights.copy_(F.normalize(self.frozen_text, dim=-1))

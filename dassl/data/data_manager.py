@@ -181,9 +181,9 @@ def build_data_loader(
     return loader
 
 
-def release_workers(loader: DataLoader | None) -> None:
-    """End the workers that a loader keeps between its passes; the next pass starts others."""
-    if loader is not None and loader.persistent_workers:
+def release_workers(loader: Any) -> None:
+    """End the workers that a loader keeps between its passes, if it is one that does; the next pass starts others."""
+    if isinstance(loader, DataLoader) and loader.persistent_workers:
         loader._iterator = None  # its end is theirs; PyTorch has no public name for this
 
 
