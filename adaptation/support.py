@@ -60,12 +60,13 @@ class SupportTrainer(MethodTrainer):
 
     @torch.no_grad()
     def validation_features(self) -> tuple[Tensor, Tensor] | None:
-        """Features (B, E), not normalised, and labels (B,) of the validation images, unless these are test images or
-        there are none."""
+        """Features (B, E), not normalised, and labels (B,) of the validation images, for a choice by them, which is
+        noted; None if these are test images or there are none."""
         dataset = self.dm.dataset
         val, test = ({item.impath for item in part or ()} for part in (dataset.val, dataset.test))
         if not val or val & test:
             return None
         assert self.val_loader is not None, "there are validation images"
+        self.note_selection("validation")
         features, labels = zip(*map(self.encode, self.val_loader), strict=True)
         return torch.cat(features), torch.cat(labels)

@@ -30,6 +30,7 @@ from adaptation.feature_cache import cached_batches
 from adaptation.former_names import translate_trainer
 from adaptation.method import Method
 from adaptation.templates import DEFAULT, fill
+from adaptation.transduction import TRANSCLIP, TransductiveEvaluator, kept_features
 from clip.backbone import Backbone
 from clip.clip import PIXEL_MEAN, PIXEL_STD
 from clip.loading import load_backbone
@@ -161,6 +162,7 @@ class MethodTrainer(TrainerX):
     most_views = 1
     lr_per_step = False
     supports_stacking = True
+    transductive = (TRANSCLIP,)
     config_node = ""  # the name of that node
     _idle: set[str] = set()  # names of parameters that no epoch so far has ended with a gradient of
     replaceable = True  # a dropped-in trainer of the same name takes its place
@@ -315,6 +317,18 @@ class MethodTrainer(TrainerX):
         else:
             logger.info("%s learns nothing: evaluating it", self.cfg.TRAINER.NAME)
             self.test()
+
+    def test(self, split: str | None = None, is_final: bool = False) -> float:
+        """Evaluate; with TEST.TRANSDUCTIVE, by answers that depend on all test images."""
+        if not self.cfg.TEST.TRANSDUCTIVE or (split == "val" and not is_final):
+            return super().test(split, is_final)
+        inductive = self.evaluator
+        with kept_features(self.model) as features:
+            self.evaluator = TransductiveEvaluator(inductive, features)
+            try:
+                return super().test(split, is_final)
+            finally:
+                self.evaluator = inductive
 
     def forward_backward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor]:
         """One step on one batch; the learning rate moves on at the epoch's last batch (or each: `lr_per_step`)."""

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dassl.utils import atomic_write
 from dassl.utils.digests import require_digest, with_digest
 
-from .splits import Item, Split, parse_rows
+from .splits import Item, Split, below_folder, parse_rows
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +71,7 @@ def _rows(data: object, path: str, image_folder: str) -> list[Item]:
     for datum in data if isinstance(data, list) else [data]:
         if not isinstance(datum, _PickledDatum) or not isinstance(datum._impath, str):
             raise ValueError(f"{path} holds something other than lists of Datum")
-        impath = datum._impath.replace("\\", "/")
-        _, found, relative = f"/{impath}".rpartition(f"/{image_folder}/")  # a path may begin with the image folder
-        rows.append([relative if found else impath, datum._label, datum._classname])
+        rows.append([below_folder(datum._impath, image_folder), datum._label, datum._classname])
     return parse_rows(rows, path)
 
 

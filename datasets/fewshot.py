@@ -2,7 +2,8 @@
 
 What happens when a data set is built, in this order: find the folders; read the split file, or make the split from
 the raw files and write it; draw the few-shot subset (the official draw for the seed, kept as JSON) from *all*
-classes; keep the base or the new half of the classes.
+classes, or take a given list; keep the base or the new half of the classes; give some training images wrong labels, if
+that is asked for.
 """
 
 import logging
@@ -19,7 +20,11 @@ from dassl.data.datasets.base_dataset import draw_shots
 
 from . import caches
 from .folds import parse_fold, support_fold
+from .imbalance import Imbalance, draw_unbalanced
+from .label_noise import check_noise, with_wrong_labels
+from .outliers import NEW, images_of, new_class_images, without_label
 from .sources import Part
+from .split_lists import find_list, listed_images
 from .splits import (
     Item,
     Split,
@@ -73,8 +78,19 @@ class FewShotDataset(DatasetBase):
     replaceable: bool = True  # a dropped-in data set of the same name takes its place
     keeps: bool = True  # write the split file and the draws that are made (tools that only look say no)
     val_shots: int = VAL_SHOTS
-    # keys under DATASET, with defaults
-    CONFIG: ClassVar[dict[str, Any]] = {"TEMPLATE": "", "VAL_SHOTS": VAL_SHOTS, "FOLD": ""}
+    draws: bool = True  # few-shot lists are drawn from it; not from sets that are for evaluation alone
+    CONFIG: ClassVar[dict[str, Any]] = {  # keys under DATASET, with defaults
+        "TEMPLATE": "",
+        "VAL_SHOTS": VAL_SHOTS,  # 0: no validation list at all
+        "FOLD": "",  # part of the support set that is tested on (folds.py)
+        "SPLIT_LIST": "",  # training images from a list (split_lists.py)
+        "SHOTS_PER_CLASS": [],  # of each class by label, in place of NUM_SHOTS (imbalance.py)
+        "SHOTS_POWER_LAW": 0.0,
+        "SHOTS_DIRICHLET": 0.0,
+        "NOISE_RATE": 0.0,  # share of the training images with a wrong label (label_noise.py)
+        "NOISE_TYPE": "sym",
+        "OOD": "",  # further test images, of none of the classes: of the new ones, or of another set (outliers.py)
+    }
 
     def __init__(self, cfg: CfgNode):
         self.locate(cfg)
@@ -83,6 +99,7 @@ class FewShotDataset(DatasetBase):
         split = self.load_split()
         check_names(split)
         self.full_split_hash = split.digest()
+        whole = split
         split = self.few_shot(split, cfg.DATASET.NUM_SHOTS, cfg.SEED)
         split = self.select_base_or_new(split, cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"))
         if fold := cfg.DATASET.get("FOLD", ""):
@@ -91,7 +108,25 @@ class FewShotDataset(DatasetBase):
         train = self.datums(split.train)
         test = train if split.test is split.train else self.datums(split.test)
         val = test if self.val_is_test else self.datums(split.val) or None
-        super().__init__(train_x=train, val=val, test=test)
+        super().__init__(train_x=train, val=val if self.val_shots else None, test=test)
+        if self.noise_rate and self.draws:
+            self._give_wrong_labels(cfg.SEED)
+        if outliers := cfg.DATASET.get("OOD", ""):
+            self._test = [*test, *without_label(self._outliers(outliers, whole))]
+
+    def _give_wrong_labels(self, seed: int) -> None:
+        """Put a training list in place in which some labels are wrong."""
+        right = self.train_x
+        self._train_x = with_wrong_labels(right, self.classnames, self.noise_rate, self.noise_type, seed)
+        self.wrong_labels = sum(a.label != b.label for a, b in zip(right, self.train_x, strict=True))
+
+    def _outliers(self, source: str, split: Split) -> list[Datum]:
+        """Test images of none of the evaluated classes, of the whole split or of another data set."""
+        if source != NEW:
+            return images_of(source, self.root, self.classnames)
+        others = Split([], [], new_class_images(split, set(self.classnames)))
+        self.check_files(others)
+        return self.datums(others.test)
 
     @classmethod
     def located(cls, cfg: CfgNode) -> Self:
@@ -112,10 +147,30 @@ class FewShotDataset(DatasetBase):
         self.split_fewshot_dir = os.path.join(self.dataset_dir, "split_fewshot")
         self.template = cfg.DATASET.get("TEMPLATE", "") or kind.template
         self.val_shots = cfg.DATASET.get("VAL_SHOTS", VAL_SHOTS)
-        if self.val_shots < 1:
-            raise ValueError(f"DATASET.VAL_SHOTS is {self.val_shots}, but must be at least 1")
+        if self.val_shots < 0:
+            raise ValueError(f"DATASET.VAL_SHOTS is {self.val_shots}, but must be at least 0")
+        self._read_training_keys(cfg)
         if self.template.count("{}") != 1 or "{" in self.template.replace("{}", ""):
             raise ValueError(f"DATASET.TEMPLATE is {self.template!r}; it must have {{}} once, for the class name")
+
+    def _read_training_keys(self, cfg: CfgNode) -> None:
+        """Take over how training lists are made; ValueError for keys that exclude each other or are out of range."""
+        node = cfg.DATASET
+        self.split_list = node.get("SPLIT_LIST", "")
+        given, power_law, dirichlet = (
+            node.get(key, 0) for key in ("SHOTS_PER_CLASS", "SHOTS_POWER_LAW", "SHOTS_DIRICHLET")
+        )
+        self.imbalance = Imbalance(tuple(given or ()), power_law, dirichlet)
+        self.noise_rate, self.noise_type = node.get("NOISE_RATE", 0.0), node.get("NOISE_TYPE", "sym")
+        check_noise(self.noise_rate, self.noise_type)
+        if self.split_list and self.imbalance:
+            raise ValueError(
+                f"DATASET.SPLIT_LIST {self.split_list} says how many images a class has: leave out {self.imbalance}"
+            )
+        if self.imbalance and node.NUM_SHOTS < 1:
+            raise ValueError(
+                f"{self.imbalance} needs DATASET.NUM_SHOTS, the mean over the classes, not {node.NUM_SHOTS}"
+            )
 
     def provide(self) -> None:
         """Put the images in place where the data set can do so itself; nothing by default."""
@@ -223,9 +278,12 @@ class FewShotDataset(DatasetBase):
     def few_shot(self, split: Split, shots: int, seed: int) -> Split:
         """Keep `shots` training and min(shots, VAL_SHOTS) validation images of each class; all of them if `shots < 1`.
 
+        A given list is taken as it is, without validation images; an unbalanced draw has more images of some classes.
         The draw is the official one for the seed: train before val from the freshly seeded global generator. It is
         kept under `split_fewshot/` with the split's hash in the name, unless there is no seed (`seed < 0`).
         """
+        if self.split_list or self.imbalance:
+            return self._own_shots(split, shots, seed)
         if shots < 1:
             return split
         more = "" if self._usual_val_shots(shots) else f"-val_{min(shots, self.val_shots)}"
@@ -244,18 +302,33 @@ class FewShotDataset(DatasetBase):
                 self._keep_draw(kept, drawn)
         return Split(drawn[0], drawn[1], split.test, split.origin)
 
+    def _own_shots(self, split: Split, shots: int, seed: int) -> Split:
+        """The split with the training images of the given list, or of an unbalanced draw; neither is kept on disk."""
+        if not self.split_list:
+            self.draw_source = "rule"
+            return Split(*self.draw(split, shots, seed), split.test, split.origin)
+        path = find_list(self.split_list, self.dataset_dir, shots, seed)
+        train = listed_images(path, split, shots, os.path.basename(self.image_dir))
+        logger.info("Training on the images that %s lists", path)
+        self.draw_source = "list"
+        return Split(train, [], split.test, split.origin)
+
     def draw(self, split: Split, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
         """Draw the few-shot (train, val) lists."""
+        draw_balanced: Any = self.generate_fewshot_dataset
+        count = min(shots, self.val_shots)
         with official_stream(seed):
-            train = self.generate_fewshot_dataset(split.train, num_shots=shots)
-            val = self.generate_fewshot_dataset(split.val, num_shots=min(shots, self.val_shots)) if split.val else []
-        return train, val
+            if self.imbalance:
+                train = draw_unbalanced(split, self.imbalance, shots, seed)
+            else:
+                train = draw_balanced(split.train, num_shots=shots)
+            return train, draw_balanced(split.val, num_shots=count) if split.val and count else []
 
     def rule_draw(self, split: Split, shots: int, seed: int) -> tuple[list[Item], list[Item]]:
         """The (train, val) lists that `draw` gives, without a word in the log."""
         with official_stream(seed):
             train = draw_shots(split.train, shots)
-            return train, draw_shots(split.val, min(shots, self.val_shots)) if split.val else []
+            return train, draw_shots(split.val, min(shots, self.val_shots))
 
     def _usual_val_shots(self, shots: int) -> bool:
         """Whether there are as many validation images as the official code draws for these shots."""

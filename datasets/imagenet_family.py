@@ -135,6 +135,7 @@ class EvaluationSet(FewShotDataset):
 
     split_file = None
     same_names = SAME_NAMES
+    draws = False
 
     def class_names_by_id(self) -> OrderedDict[str, str]:
         """WordNet id -> class name, from `classnames.txt` in the set's folder."""

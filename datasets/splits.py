@@ -64,7 +64,7 @@ class Split:
         return hashlib.sha256(rows.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _item(row: object, where: str) -> Item:
+def parse_row(row: object, where: str) -> Item:
     """One row of a split file as an Item; ValueError saying where it stands if it is not one."""
     if not isinstance(row, list) or len(row) != 3:
         raise ValueError(f"{where}: expected [path, label, class name], found {row!r}")
@@ -82,7 +82,17 @@ def parse_rows(rows: object, where: str) -> list[Item]:
     """A list of `[path, label, class name]` as Items; ValueError beginning with `where` otherwise."""
     if not isinstance(rows, list):
         raise ValueError(f"{where}: expected a list of [path, label, class name], found {type(rows).__name__}")
-    return [_item(row, f"{where}, row {number}") for number, row in enumerate(rows)]
+    return [parse_row(row, f"{where}, row {number}") for number, row in enumerate(rows)]
+
+
+def below_folder(path: str, folder: str) -> str:
+    """A path that was written on whatever machine, relative to the folder of that name, if it has one.
+
+    The last such folder counts: a path may begin with one of the same name.
+    """
+    path = path.replace("\\", "/")
+    _, found, relative = f"/{path}".rpartition(f"/{folder}/")
+    return relative if found else path
 
 
 def read_split_file(path: str) -> Split:

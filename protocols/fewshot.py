@@ -44,17 +44,26 @@ def plan(config: SweepConfig, trainers: Sequence[str], datasets: Sequence[str]) 
 
 
 def few_shot(
-    records: Iterable[Record], seeds: Sequence[int] = (), order: Sequence[str] = (), compare: bool = True
+    records: Iterable[Record],
+    seeds: Sequence[int] = (),
+    order: Sequence[str] = (),
+    compare: bool = True,
+    role: str = "all",
+    title: str = "Few-shot classification",
+    free: Sequence[str] = (),
 ) -> Table:
     """Trained and tested on all classes: a row per data set and method, a column per number of shots.
 
     Args:
-        records: of the role `all`; others are passed over.
+        records: of the role; others are passed over.
         seeds: those that are expected; by default those that any row has.
         order: data sets and trainers in the order wanted.
         compare: put rows with published numbers beside, where there are any.
+        role: of the runs that are shown.
+        title: of the table.
+        free: keys in which runs may differ from published recipes.
     """
-    rows = few_shot_rows(records, order)
+    rows = few_shot_rows(records, order, role)
     records = [record for own in rows.values() for record in own]
     shots = sorted({record.place.shots for record in records})
     datasets = in_order({record.place.dataset for record in records}, order)
@@ -64,9 +73,9 @@ def few_shot(
             if not record.problem:
                 by_seed = cells.setdefault((record.place.dataset, name, record.place.shots), {})
                 by_seed[record.place.seed] = record.accuracy
-    table = Table("Few-shot classification: accuracy in percent", ["data set", "method", *map(shots_name, shots)])
+    table = Table(f"{title}: accuracy in percent", ["data set", "method", *map(shots_name, shots)])
     table.notes.append(f"mean over seeds; {SPREAD}")
-    beside = _Beside(records, datasets) if compare else None
+    beside = _Beside(records, datasets, free) if compare else None
     for dataset in datasets:
         for name in rows:
             found = [cells.get((dataset, name, n), {}) for n in shots]
@@ -96,13 +105,14 @@ class _Beside:
     Args:
         records: the runs of the table.
         datasets: its data sets; published averages are over all benchmarks.
+        free: keys in which runs may differ from published recipes.
     """
 
-    def __init__(self, records: Sequence[Record], datasets: Sequence[str]):
+    def __init__(self, records: Sequence[Record], datasets: Sequence[str], free: Sequence[str] = ()):
         methods = dict.fromkeys(map(method_of, records))
         self.datasets = datasets
         self.entries = {method: published_entries(records, "fewshot", method) for method in methods}
-        self.strange = departing(records, self.entries)
+        self.strange = departing(records, self.entries, free)
         self.shown: list[Mapping] = []
 
     def rows(

@@ -18,8 +18,8 @@ SHARED: dict[str, Callable[[Record], tuple]] = {
     "recipe": lambda record: ("trainer", record.place.trainer),
     "weights": lambda record: ("backbone", record.metrics.get("backbone")),
     "architecture": lambda record: ("backbone", record.metrics.get("backbone")),
-    "split": lambda record: ("data set", record.place.dataset),
-    "test images": lambda record: ("data set", record.place.dataset, record.place.kind.classes, *_evaluated(record)),
+    "split": lambda record: ("data set", record.place.configured),
+    "test images": lambda record: ("data set", record.place.configured, record.place.kind.classes, *_evaluated(record)),
 }
 
 
@@ -60,9 +60,11 @@ def audit_records(records: Iterable[Record]) -> list[str]:
 
 
 def _evaluated(record: Record) -> tuple[str, ...]:
-    """The list that was evaluated, and the fold of the support images if it is one."""
+    """The list that was evaluated, the fold of the support images if it is one, and whose images were added."""
     fold = record.metrics.get("config", {}).get("DATASET", {}).get("FOLD", "")
-    return (record.metrics.get("split", "test"), *([f"fold {fold}", f"seed {record.place.seed}"] if fold else []))
+    more = [f"fold {fold}", f"seed {record.place.seed}"] if fold else []
+    more += [f"and images of {record.place.dataset}"] if record.place.kind.adds_images else []
+    return (record.metrics.get("split", "test"), *more)
 
 
 def _other_checkpoint(record: Record) -> list[str]:

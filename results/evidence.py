@@ -19,6 +19,7 @@ REPEATED = {
     "seed": "SEED",
     "shots": "DATASET.NUM_SHOTS",
     "backbone": "MODEL.BACKBONE.NAME",
+    "transductive": "TEST.TRANSDUCTIVE",
 }
 ROUNDING = 0.01  # points of accuracy
 
@@ -37,15 +38,19 @@ def contradictions(place: RunDirectory, metrics: Mapping[str, Any]) -> str:
 
 def unlike_directory(place: RunDirectory, fields: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """What a run is that its directory does not say: a field of a record, its value, and what the directory says."""
-    expected: dict[str, tuple[Any, ...]] = {"trainer": (place.trainer,), "dataset": _names_of(place.dataset)}
+    expected: dict[str, tuple[Any, ...]] = {"trainer": (place.trainer,), "dataset": _names_of(place.configured)}
     expected["subsample_classes"] = (place.kind.classes,) if place.kind.classes else ()
     if "{seed}" in place.kind.template:
         expected["seed"] = (place.seed,)
     if "{shots}" in place.kind.template and fields.get("learns", True):
         expected["shots"] = (place.shots,)
+    if place.kind.variant_is:
+        expected[place.kind.variant_is] = (place.variant.replace("_", " "),)
     for name, known in expected.items():
         if known and fields.get(name, known[0]) not in known:
             yield name, fields[name], " or ".join(map(str, known))
+    if bool(fields.get("transductive")) != place.kind.transductive:
+        yield "transductive", fields.get("transductive") or "no", "yes" if place.kind.transductive else "no"
 
 
 def _with_directory(place: RunDirectory, metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -123,10 +128,11 @@ def _with_counts(metrics: Mapping[str, Any]) -> Iterator[str]:
         return
     if not total:
         return
+    images = total + metrics.get("num_ood", 0)  # those of none of the classes have no row
     accuracy = 100 * correct / total
     if not math.isclose(accuracy, metrics["accuracy"], abs_tol=ROUNDING):
         yield f"accuracy {metrics['accuracy']:.4g}, but {accuracy:.4g} by its classes"
-    if metrics.get("num_test", total) != total:
-        yield f"num_test {metrics['num_test']}, but {total} by its classes"
+    if metrics.get("num_test", images) != images:
+        yield f"num_test {metrics['num_test']}, but {images:g} by its classes"
     if metrics.get("num_classes", len(rows)) < len(rows):
         yield f"num_classes {metrics['num_classes']}, but {len(rows)} have rows"

@@ -69,11 +69,17 @@ class Role:
             set that was trained on where another one is tested, `{zeroshot}` for a trainer that learns nothing.
         classes: the classes that it is tested on: `base`, `new` or `all`; "" where the template does not say.
         evaluates: the role of the training whose checkpoint it evaluates; "" for one that evaluates nothing else's.
+        variant_is: the field of a record that the variant repeats, with `_` for spaces; "" where it repeats none.
+        adds_images: whether the data set is that of images of none of the classes, beside those of the training's.
+        transductive: whether it looks at all test images before it answers for one.
     """
 
     template: str
     classes: str = "all"
     evaluates: str = ""
+    variant_is: str = ""
+    adds_images: bool = False
+    transductive: bool = False
 
     @property
     def part(self) -> str:
@@ -126,7 +132,8 @@ class RunDirectory:
         cfg: name of the method's configuration file, without its suffix.
         shots: training images per class; 0 for zero-shot.
         seed: of the run; 0 where there is none.
-        variant: a level of directories of its own that CoOp's scripts have, `nctx16_cscFalse_ctpend`; else "".
+        variant: a level of directories of its own: in CoOp's scripts, `nctx16_cscFalse_ctpend`; in protocols with
+            several settings, which one (`sym_0.5`); else "".
         source: of a transfer: the data set that was trained on.
         grid: the settings that a sweep over values of keys gave it, `OPTIM.LR=0.1`: the level above all others.
     """
@@ -151,11 +158,17 @@ class RunDirectory:
         """The data set that the run, or the one that it evaluates, was trained on."""
         return self.source if self.kind.has_source else self.dataset
 
+    @property
+    def configured(self) -> str:
+        """The data set whose configuration file and classes the run has."""
+        return self.trained_on if self.kind.adds_images else self.dataset
+
     def training(self) -> "RunDirectory":
         """The directory of the training whose checkpoint this run evaluates; of itself if it evaluates none."""
         if not self.kind.evaluates:
             return self
-        return replace(self, role=self.kind.evaluates, dataset=self.trained_on, source=USUAL_SOURCE)
+        trained = replace(self, role=self.kind.evaluates, dataset=self.trained_on, source=USUAL_SOURCE)
+        return trained if trained.kind.has_variant else replace(trained, variant="")
 
     def path(self) -> str:
         """Directory of the run, relative to the output folder, with `/`."""

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 from results.records import Record
-from results.rows import Pair, in_order, method_names, pairs_of
+from results.rows import Pair, in_order, method_names, method_of, pairs_of
+from results.settings import selection_notes
 from results.statistics import harmonic_mean, paired_test
 from results.tables import Probability, Table
 
@@ -49,6 +50,7 @@ def paired(records: Iterable[Record], first: str, second: str, order: Sequence[s
         "pairs are seeds of one data set (all: of every data set); difference: mean ± sample standard deviation (half "
         "the width of the 95% t interval)",
         "p: two-sided, of the paired t test and of Wilcoxon's signed-rank test; not corrected for the number of rows",
+        *selection_notes(r for r in records if r.place.role in ("base", "new") and method_of(r) in (a, b)),
     ]
     return table
 

@@ -63,10 +63,14 @@ def _bare(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def departures(record: Record) -> list[str]:
+def departures(record: Record, free: Iterable[str] = ()) -> list[str]:
     """In what a run's settings differ from the configuration files that bear the names in its directory.
 
     Published numbers are for those files. Empty for a run whose settings are unknown (one that is known by its log).
+
+    Args:
+        record: the run.
+        free: keys in which it may differ.
 
     Returns:
         `KEY of the file -> of the run`, one for each setting; or that there is no such file.
@@ -78,16 +82,16 @@ def departures(record: Record) -> list[str]:
     files = [file for file in files if file.parent.name == place.trainer] or files
     if not files:
         return [f"there is no file {place.cfg}.yaml in configs/trainers"]
-    found = [_differences(_shipped(file, place.dataset), own, record.learns) for file in files]
+    found = [_differences(_shipped(file, place.dataset), own, record.learns, free) for file in files]
     return min(found, key=len)
 
 
-def _differences(shipped: Mapping[str, Any], own: Mapping[str, Any], learns: bool) -> list[str]:
+def _differences(shipped: Mapping[str, Any], own: Mapping[str, Any], learns: bool, free: Iterable[str]) -> list[str]:
     """Settings that both have, with different values; INPUT keys at their default are filled from the backbone."""
     from dassl.config import get_cfg_default
     from dassl.engine.comparison import OF_A_PUBLICATION, OF_LEARNING, differences, flatten, to_dict
 
-    ignored = [*OF_A_PUBLICATION, *(() if learns else OF_LEARNING)]
+    ignored = [*OF_A_PUBLICATION, *free, *(() if learns else OF_LEARNING)]
     found = differences(own, shipped, ignored, flatten(to_dict(get_cfg_default())))
     return [f"{key} {as_shipped} -> {here}" for key, here, as_shipped in found]
 

@@ -14,6 +14,11 @@ from results.evidence import contradictions
 from results.layout import ZERO_SHOT, RunDirectory, recognise
 
 METRICS, FAILURE = "metrics.json", "failed.json"
+SELECTIONS = ("none", "validation", "test")  # on which images, beside those of training, anything was chosen
+OPEN_WORLD = (  # what evaluators of lists with other than trained classes add, in percent
+    "base_accuracy", "new_accuracy", "harmonic_mean", "base_new_auroc", "openworld_auc",
+    "mcm_auroc", "mcm_fpr95", "energy_auroc", "energy_fpr95",
+)  # fmt: skip
 NEEDED = ("trainer", "dataset", "seed", "accuracy")
 DEEPEST = 30  # levels of nesting; a configuration has about five
 
@@ -69,7 +74,9 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         (lambda value: WHOLE(value) and value >= 0, "a whole number of at least 0"),
     ),
     **dict.fromkeys(("train_seconds", "eval_seconds"), (SECONDS, "a number of at least 0")),
-    **dict.fromkeys(("accuracy", "error_rate", "macro_f1"), (PERCENT, "a number between 0 and 100")),
+    **dict.fromkeys(("accuracy", "error_rate", "macro_f1", *OPEN_WORLD), (PERCENT, "a number between 0 and 100")),
+    "num_ood": (SECONDS, "a number of at least 0"),
+    "transductive": (TEXT, "text"),
     **dict.fromkeys(("per_class", "history"), (_rows, "a list of objects")),
     **dict.fromkeys(("config", "checkpoint"), (_is(dict), "an object")),
     "predictions": (
@@ -80,6 +87,9 @@ FIELDS: dict[str, tuple[Callable[[Any], bool], str]] = {
         ("backbone_digest", "split_hash", "full_split_hash", "test_images_hash", "train_images_hash", "recipe"),
         (TEXT, "text"),
     ),
+    **dict.fromkeys(("support", "label_noise"), (TEXT, "text")),
+    "wrong_labels": (lambda value: WHOLE(value) and value >= 0, "a whole number of at least 0"),
+    "selection": (lambda value: value in SELECTIONS, f"one of {', '.join(SELECTIONS)}"),
     "learns": (lambda value: isinstance(value, bool), "true or false"),
 }
 

@@ -89,18 +89,19 @@ def pairs_of(records: Iterable[Record]) -> dict[tuple[str, Method], Pair]:
     return pairs
 
 
-def few_shot_runs(records: Iterable[Record]) -> list[Record]:
-    """Those trained and tested on all classes, less those that were trained to be tested on other data sets."""
+def few_shot_runs(records: Iterable[Record], role: str = "all") -> list[Record]:
+    """Those of a role; of `all`, less those that were trained to be tested on other data sets."""
 
     def key(record: Record, dataset: str) -> tuple:
         return dataset, method_of(record), record.place.seed
 
     records = list(records)
     sources = {key(record, record.place.source) for record in records if record.place.role == "transfer"}
-    return [r for r in records if r.place.role == "all" and key(r, r.place.dataset) not in sources]
+    own = [record for record in records if record.place.role == role]
+    return [r for r in own if role != "all" or key(r, r.place.dataset) not in sources]
 
 
-def few_shot_rows(records: Iterable[Record], order: Sequence[str] = ()) -> dict[str, list[Record]]:
+def few_shot_rows(records: Iterable[Record], order: Sequence[str] = (), role: str = "all") -> dict[str, list[Record]]:
     """The runs of few-shot by the rows that they make: one per trainer, for recipes differ by data set and shots.
 
     Where a trainer has several configurations or variants for one data set and number of shots, each is a row; a point
@@ -108,7 +109,7 @@ def few_shot_rows(records: Iterable[Record], order: Sequence[str] = ()) -> dict[
     """
     runs: dict[str, dict[str, list[Record]]] = {}
     names: dict[str, str] = {}
-    for record in few_shot_runs(records):
+    for record in few_shot_runs(records, role):
         trainer, config, _ = method_of(record)
         name = f"{trainer} ({record.place.grid})" if record.place.grid else trainer
         names[name] = trainer

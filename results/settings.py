@@ -12,7 +12,13 @@ from results.seeds import seeds_name
 
 SHOWN = 4  # settings that a sentence names
 OF_THE_DATA = ("split", "test images")  # what old records do not say
-OF_A_TRAINING = ("weights", "architecture", "recipe")  # what an evaluation has of the training that it evaluates
+OF_A_TRAINING = (
+    "weights",
+    "architecture",
+    "recipe",
+    "support",
+    "label noise",
+)  # what an evaluation has of the training that it evaluates
 
 
 def settings(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +86,7 @@ def _of_other_trainings(records: Iterable[Record]) -> dict[str, str]:
 def _unlike_training(training: Record, evaluation: Record) -> list[str]:
     """In what an evaluation differs from its training, of what it has to have from it."""
     then, now = settings(training.metrics), settings(evaluation.metrics)
-    same_set = training.place.dataset == evaluation.place.dataset
+    same_set = training.place.dataset == evaluation.place.configured
     keys = then.keys() & now.keys() & {*OF_A_TRAINING, *(["split"] if same_set else [])}
     found = [f"{key} {then[key]} there, {now[key]} here" for key in sorted(keys) if then[key] != now[key]]
     files, evaluated = (record.metrics.get("checkpoint", {}).get("files", {}) for record in (training, evaluation))
@@ -100,6 +106,24 @@ def validation_note(records: Iterable[Record]) -> list[str]:
     """A sentence about runs that were measured on validation images, not on test images; else nothing."""
     found = _named(record for record in records if not record.problem and record.metrics.get("split") == "val")
     return [f"measured on the validation images, not on the test images: {found}"] if found else []
+
+
+def selection_notes(records: Iterable[Record]) -> list[str]:
+    """A sentence for each kind of image, beside those of training, on which anything was chosen in runs; else nothing.
+
+    Records that are too old to say it chose on validation images if their configuration has the best model there.
+    """
+    chosen: dict[str, list[Record]] = {"validation": [], "test": []}
+    for record in records:
+        best = settings(record.metrics).get("TEST.FINAL_MODEL") == "best_val"
+        on = record.metrics.get("selection", "validation" if best else "none")
+        if not record.problem and on in chosen:
+            chosen[on].append(record)
+    sentences = {
+        "validation": "something was chosen by the result on validation images",
+        "test": "SOMETHING WAS CHOSEN BY THE RESULT ON TEST IMAGES, which flatters the number",
+    }
+    return [f"{sentences[on]}: {_named(own)}" for on, own in chosen.items() if own]
 
 
 def unsaid_note(records: Iterable[Record]) -> list[str]:

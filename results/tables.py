@@ -5,12 +5,13 @@ Spread is always over seeds.
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from results.published import departures, published
 from results.records import Record
 from results.rows import Method, in_order, method_names, method_of, methods_in_order
 from results.seeds import numbers, seeds_name
-from results.settings import SHOWN, draw_note, unsaid_note, validation_note
+from results.settings import SHOWN, draw_note, selection_notes, unsaid_note, validation_note
 from results.statistics import Summary, summarise
 
 
@@ -26,6 +27,7 @@ Value = Summary | float | int | str | None
 
 SPREAD = "± is the sample standard deviation over seeds (n - 1), in brackets half the width of the 95% t interval"
 AVERAGE = "average"
+ACCURACIES = {"accuracy": "accuracy", "macro F1": "macro_f1"}
 
 
 @dataclass
@@ -113,13 +115,19 @@ def published_entries(records: Iterable[Record], protocol: str, method: Method) 
 
 
 def departing(
-    records: Iterable[Record], beside: Mapping[Method, Mapping | None]
+    records: Iterable[Record], beside: Mapping[Method, Mapping | None], free: Sequence[str] = ()
 ) -> dict[tuple[str, Method], list[str]]:
-    """The data sets and methods with published numbers that were not run as published: what differs (`departures`)."""
+    """The data sets and methods with published numbers that were not run as published: what differs (`departures`).
+
+    Args:
+        records: the runs.
+        beside: whatever published numbers a method has.
+        free: keys in which runs may differ.
+    """
     found: dict[tuple[str, Method], list[str]] = {}
     for record in records:
         key = record.place.dataset, method_of(record)
-        if not record.problem and beside.get(key[1]) and key not in found and (differ := departures(record)):
+        if not record.problem and beside.get(key[1]) and key not in found and (differ := departures(record, free)):
             found[key] = differ
     return found
 
@@ -185,6 +193,7 @@ def add_missing(
         *lacking,
         *left_out,
         *_constant_note(records, names),
+        *selection_notes(records),
         *validation_note(records),
         *unsaid_note(records),
         *draw_note(records),
@@ -205,12 +214,26 @@ def complaints(records: Iterable[Record], names: Mapping[Method, str]) -> list[s
     ]
 
 
-def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (), order: Sequence[str] = ()) -> Table:
-    """Accuracy and macro F1 of each data set and method, whatever was trained on, and their averages over the sets."""
+def accuracies(
+    records: Iterable[Record],
+    title: str,
+    seeds: Sequence[int] = (),
+    order: Sequence[str] = (),
+    measures: Mapping[str, str] = ACCURACIES,
+) -> Table:
+    """Each data set and method, whatever was trained on, and their averages over the sets.
+
+    Args:
+        records: the runs.
+        title: of the table.
+        seeds: those that are expected; by default those that any run has.
+        order: data sets and trainers in the order wanted.
+        measures: column -> field of the records, in percent; by default accuracy and macro F1.
+    """
     records = list(records)
     methods = methods_in_order({method_of(record) for record in records}, order)
     names = method_names(methods)
-    table = Table(f"{title} in percent", ["data set", "method", "n", "accuracy", "macro F1"])
+    table = Table(f"{title} in percent", ["data set", "method", "n", *measures])
     if any(record.learns for record in records):
         table.notes.append(f"mean over n seeds; {SPREAD}")
     found: dict[tuple[str, Method], dict[int, Record]] = {}
@@ -219,29 +242,33 @@ def accuracies(records: Iterable[Record], title: str, seeds: Sequence[int] = (),
         if not record.problem:
             by_seed[record.place.seed] = record
     datasets = in_order((dataset for dataset, _ in found), order)
+    fields = list(measures.values())
     for dataset in datasets:
         for method in methods:
             if (dataset, method) in found:
                 own = list(found[dataset, method].values())
-                table.rows.append([dataset, names[method], len(own), *_measures(own)])
+                table.rows.append([dataset, names[method], len(own), *_measures(own, fields)])
     if len(datasets) > 1:
         for method in methods:
             parts = [found.get((dataset, method), {}) for dataset in datasets]
-            table.rows.append(_average_row(names[method], parts))
+            table.rows.append(_average_row(names[method], parts, fields))
             table.notes += common_seeds_note(parts, names[method])
     add_missing(table, records, found, names, seeds)
     return table
 
 
-def _measures(own: Sequence[Record]) -> list[Value]:
-    """Accuracy and macro F1 over records; None where there is none."""
-    f1 = [record.metrics["macro_f1"] for record in own if "macro_f1" in record.metrics]
-    return [summarise([record.accuracy for record in own]) if own else None, summarise(f1) if f1 else None]
+def _measures(own: Sequence[Record], fields: Sequence[str]) -> list[Value]:
+    """Fields over records; None where none has it."""
+    values = [[float(record.metrics[name]) for record in own if name in record.metrics] for name in fields]
+    return [summarise(part) if part else None for part in values]
 
 
-def _average_row(name: str, parts: Sequence[Mapping[int, Record]]) -> list[Value]:
-    """The mean over data sets of accuracy and macro F1, where every data set has them."""
-    accuracy = average([{seed: record.accuracy for seed, record in part.items()} for part in parts])
-    complete = all("macro_f1" in record.metrics for part in parts for record in part.values())
-    f1 = [{seed: record.metrics["macro_f1"] for seed, record in part.items()} for part in parts] if complete else []
-    return [AVERAGE, name, accuracy.n if accuracy else 0, accuracy, average(f1)]
+def _average_row(name: str, parts: Sequence[Mapping[int, Record]], fields: Sequence[str]) -> list[Value]:
+    """The mean over data sets of fields, where every data set has them."""
+    averages = []
+    for name_of_field in fields:
+        complete = all(name_of_field in record.metrics for part in parts for record in part.values())
+        get = itemgetter(name_of_field)
+        by_set = [{seed: float(get(record.metrics)) for seed, record in part.items()} for part in parts if complete]
+        averages.append(average(by_set) if complete else None)
+    return [AVERAGE, name, averages[0].n if averages[0] else 0, *averages]

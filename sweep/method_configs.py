@@ -37,7 +37,7 @@ def trainer_class(trainer: str) -> Any:
     return TRAINER_REGISTRY.get(trainer)
 
 
-def config_of(trainer: str, training: str, dataset: str, shots: int) -> str:
+def config_of(trainer: str, training: str, dataset: str, shots: int, one_for_all: bool = False) -> str:
     """`FOLDER/STEM` of the configuration file under `configs/trainers` for a trainer.
 
     Args:
@@ -45,13 +45,15 @@ def config_of(trainer: str, training: str, dataset: str, shots: int) -> str:
         training: `base2new`, `all` or `transfer`.
         dataset: name of the data set's configuration file, without its suffix; of the one that is trained on.
         shots: training images per class.
+        one_for_all: pass over the method's rules that are for some data sets.
 
     Raises:
         ValueError: nothing is declared for this trainer; the sentence names the files that there are.
     """
     own = _rules(configs() / "trainers" / trainer / RULES)
     wanted = {"training": training, "datasets": dataset, "shots": shots}
-    for rule in (*_rules(configs() / "trainers" / RULES)["configs"], *own["configs"]):
+    mine = [rule for rule in own["configs"] if not (one_for_all and "datasets" in rule)]
+    for rule in (*_rules(configs() / "trainers" / RULES)["configs"], *mine):
         if _holds(rule, wanted) and len(files := _files(trainer, rule["file"])) == 1:
             return files[0]
     there = _files(trainer, "*")

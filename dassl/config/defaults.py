@@ -126,6 +126,7 @@ DEFAULTS.TEST = CN(
         "NO_TEST": False,
         "SPLIT": "test",
         "FINAL_MODEL": "last_step",  # last_step or best_val
+        "TRANSDUCTIVE": "",  # how all test images are looked at before any is answered; empty: they are not
         "KEEP_PREDICTIONS": True,  # write what was answered for each image to OUTPUT_DIR/predictions.npz
         "KEEP_VAL_PREDICTIONS": False,  # beside a test, also evaluate the validation images: predictions-val.npz
         "CACHE_FEATURES": True,  # features of frozen towers may be kept on disk, where a trainer does that

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +15,8 @@ from dassl.utils.file_identity import combine_digests, content_hash, file_digest
 
 logger = logging.getLogger(__name__)
 
-NOT_TRAINED = {"train_images_hash": None, "test_in_train": None}  # of a process that only evaluates
+# of a process that only evaluates
+NOT_TRAINED = {"train_images_hash": None, "test_in_train": None, "wrong_labels": None, "shots_per_class": None}
 
 
 def split_hash(root: str, *splits: Iterable[Datum] | None) -> str:
@@ -58,7 +60,9 @@ def training_evidence(dataset: DatasetBase) -> dict[str, Any]:
     """Return the fields of ``metrics.json`` about the training images; warn if test images are among them.
 
     ``train_images_hash`` is the :func:`images_hash` of the training list, ``test_in_train`` the number of test images
-    whose content is that of a training image, under whatever path.
+    whose content is that of a training image, under whatever path; ``wrong_labels`` how many training images were given
+    the label of another class; ``shots_per_class`` the training images of each class by label, None where all have as
+    many.
     """
     trained = file_digests([item.impath for item in dataset.train_x])
     tests = dataset.test or []
@@ -68,4 +72,30 @@ def training_evidence(dataset: DatasetBase) -> dict[str, Any]:
     if shared:
         template = "%d of %d test images are also trained on (same content), such as %s"
         logger.warning(template, len(shared), len(tests), shared[0])
-    return {"train_images_hash": combine_digests(trained), "test_in_train": len(shared)}
+    counts = Counter(item.label for item in dataset.train_x)
+    shots = [counts[label] for label in range(max(counts) + 1)]
+    return {
+        "train_images_hash": combine_digests(trained),
+        "test_in_train": len(shared),
+        "wrong_labels": getattr(dataset, "wrong_labels", 0),
+        "shots_per_class": shots if len(set(shots)) > 1 else None,
+    }
+
+
+def support_name(keys: Mapping[str, Any]) -> str:
+    """Return how the training images of a run were chosen, by the node ``DATASET`` of its configuration.
+
+    ``balanced`` (as many of each class), ``list`` (a given list of images), ``power law 1.0``, ``Dirichlet 1.0``, or
+    ``given per class``.
+    """
+    if keys.get("SPLIT_LIST"):
+        return "list"
+    if keys.get("SHOTS_PER_CLASS"):
+        return "given per class"
+    drawn = {"power law": keys.get("SHOTS_POWER_LAW"), "Dirichlet": keys.get("SHOTS_DIRICHLET")}
+    return next((f"{name} {value}" for name, value in drawn.items() if value), "balanced")
+
+
+def noise_name(keys: Mapping[str, Any]) -> str:
+    """Return the label noise of a run, ``sym 0.5``, by the node ``DATASET`` of its configuration; ``none`` without."""
+    return f"{keys['NOISE_TYPE']} {keys['NOISE_RATE']}" if keys.get("NOISE_RATE") else "none"

@@ -60,6 +60,17 @@ OF_A_PUBLICATION = {
 }
 # What a method that learns nothing does not depend on.
 OF_LEARNING = dict.fromkeys(("OPTIM.", "TRAIN.", "DATALOADER.TRAIN_X."), "nothing is learned")
+# Keys that came later -> what runs without them had.
+SINCE = {
+    "DATASET.FOLD": "",
+    "DATASET.SPLIT_LIST": "",
+    "DATASET.SHOTS_PER_CLASS": [],
+    "DATASET.SHOTS_POWER_LAW": 0.0,
+    "DATASET.SHOTS_DIRICHLET": 0.0,
+    "DATASET.NOISE_RATE": 0.0,
+    "DATASET.OOD": "",
+    "TEST.TRANSDUCTIVE": "",
+}
 # Keys that a trainer fills in from its backbone where the configuration leaves them at their defaults.
 FILLED = tuple(
     f"INPUT.{key}"
@@ -73,6 +84,9 @@ IDENTITY = {
     "backbone_architecture": "architecture",  # the same weights may be run in several
     "full_split_hash": "split",
     "draw_source": "few-shot draw",  # a stored one may be any
+    "support": "support",
+    "label_noise": "label noise",
+    "transductive": "transductive",
     "test_images_hash": "test images",
     "num_test": "number of test images",
     "num_classes": "number of classes",
@@ -123,7 +137,8 @@ def differences(
 ) -> list[Difference]:
     """Return in what two configurations differ, and what that changes.
 
-    A key that one side alone has is no difference: it came or went with a trainer or a version of the code.
+    A key that one side alone has is no difference: it came or went with a trainer or a version of the code. Those of
+    ``SINCE`` had the value that stands there before they came.
 
     Args:
         old: the one that is there, as a run has resolved it.
@@ -133,7 +148,8 @@ def differences(
             in by the trainer.
         prefix: of the keys, such as ``TRAINER.COOP.``, where both are that node.
     """
-    old, new, defaults = flatten(old, prefix), flatten(new, prefix), defaults or {}
+    old, new = (_with_later_keys(flatten(tree, prefix)) for tree in (old, new))
+    defaults = defaults or {}
     return [
         Difference(key, old[key], new[key])
         for key in sorted(old.keys() & new.keys())
@@ -141,6 +157,11 @@ def differences(
         and not is_ignored(key, ignored)
         and not (key in FILLED and key in defaults and new[key] == defaults[key])
     ]
+
+
+def _with_later_keys(flat: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a flat configuration with the keys of ``SINCE``, if it is one of a whole run."""
+    return {**SINCE, **flat} if "DATASET.NAME" in flat else flat
 
 
 def run_settings(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,16 +173,25 @@ def run_settings(record: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         record: the content of a ``metrics.json``, of any version.
     """
-    found = flatten(record.get("config", {}))
+    found = dict(_with_later_keys(flatten(record.get("config", {}))))
+    if found:
+        found |= {"support": "balanced", "label noise": "none"}
     for field, name in IDENTITY.items():
         value = record.get(field)
         if value is not None:
-            found[name] = value[:12] if isinstance(value, str) else value if isinstance(value, int) else _digest(value)
+            found[name] = _shown(field, value)
     if "weights" in found:
         found.pop("MODEL.BACKBONE.PATH", None)
     if found.get("TEST.FINAL_MODEL") == "last_step" and "epoch" in record:
         found["epoch"] = record["epoch"]
     return found
+
+
+def _shown(field: str, value: Any) -> Any:
+    """Return the value of a field for comparisons: digests shortened, what is no text or whole number as one."""
+    if isinstance(value, str):
+        return value[:12] if field.endswith(("_digest", "_hash")) else value
+    return value if isinstance(value, int) else _digest(value)
 
 
 def _digest(value: Any) -> str:

@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 import dassl
 from dassl.config import get_cfg_default
-from dassl.data.evidence import images_hash, split_hash
+from dassl.data.evidence import images_hash, noise_name, split_hash, support_name
 from dassl.data.samplers import keyed_streams
 from dassl.engine.build import TRAINER_REGISTRY
 from dassl.engine.comparison import NO_EFFECT, OF_ONE_RUN, differences, flatten, to_dict
@@ -221,6 +221,10 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
         "split_hash": lambda: split_hash(cfg.DATASET.ROOT, data().train_x, data().test),
         "draw_source": lambda: getattr(data(), "draw_source", None),
         "full_split_hash": lambda: getattr(data(), "full_split_hash", None),
+        "support": lambda: support_name(_training_keys(trainer)) if trainer.learns else None,
+        "label_noise": lambda: noise_name(_training_keys(trainer)) if trainer.learns else None,
+        "selection": lambda: trainer.selection,
+        "transductive": lambda: cfg.TEST.TRANSDUCTIVE or None,
         "checkpoint": lambda: checkpoint_evidence(trainer.checkpoint_files),
         "test_images_hash": lambda: images_hash(data().val if split == "val" else data().test),
         "config": lambda: to_dict(cfg),
@@ -228,3 +232,9 @@ def _fields(trainer: Any, split: str) -> dict[str, Callable[[], Any]]:
         "learns": lambda: trainer.learns,
         "trainable_parameters": lambda: sum(trained().values()),
     }
+
+
+def _training_keys(trainer: Any) -> Mapping[str, Any]:
+    """Return the node ``DATASET`` of the configuration that what was evaluated was trained with."""
+    config: Mapping[str, Any] = next((config for _, config in trainer.checkpoint_files.values()), {})
+    return config.get("DATASET") or to_dict(trainer.cfg.DATASET)

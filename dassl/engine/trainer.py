@@ -57,6 +57,7 @@ __all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "Tra
 logger = logging.getLogger(__name__)
 
 ClassTransfer = Literal["any", "subset", "none"]
+SELECTIONS = ("none", "validation", "test")  # each says more against a result than the one before
 
 
 class SimpleTrainer(TrainerBase):
@@ -72,6 +73,7 @@ class SimpleTrainer(TrainerBase):
         code_version: version of what this class computes; raised when its code makes other numbers of the same
             configuration.
         learns: whether it has anything to learn; one that has not gives the same for every seed.
+        transductive: the values of ``TEST.TRANSDUCTIVE`` that it knows.
 
     Attributes:
         history: a dictionary per completed epoch: ``epoch`` (from 1), ``lr``, averages of what the steps reported.
@@ -79,11 +81,15 @@ class SimpleTrainer(TrainerBase):
         best_result: the best result on the validation set.
         last_result: what the last call of :meth:`test` returned; None before the first.
         training_evidence: fields of ``metrics.json`` about the images that this process trains on.
+        selection: on which images beside those of training anything was chosen in the run, or in the one whose
+            checkpoint was loaded: ``"none"``, ``"validation"`` or ``"test"`` (which may stand for the validation list).
     """
 
     random_streams = "global"
     code_version = 2
     learns = True
+    selection = SELECTIONS[0]
+    transductive: tuple[str, ...] = ()
     model: nn.Module
     optim: Optimizer
     sched: LRScheduler | None
@@ -100,6 +106,9 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         cfg = with_defaults(cfg)
         check_values(cfg)
+        if cfg.TEST.TRANSDUCTIVE and cfg.TEST.TRANSDUCTIVE not in self.transductive:
+            known = ", ".join(self.transductive) or "none"
+            raise ValueError(f"TEST.TRANSDUCTIVE is {cfg.TEST.TRANSDUCTIVE!r}, but {type(self).__name__} has: {known}")
         self.check_cfg(cfg)
         self.device = choose_device(cfg.USE_CUDA)
         reset_peak_memory(self.device)
@@ -159,8 +168,23 @@ class SimpleTrainer(TrainerBase):
         return {"history": self.history, "train_seconds": self.train_seconds, "best_result": self.best_result}
 
     def checkpoint_extras(self) -> dict[str, Any]:
-        """Return what a resumed run compares: ``data``, with class names in label order and hashes of the images."""
-        return {"data": self._data}
+        """Return what a resumed run compares: ``data``, with class names in label order and hashes of the images; and
+        ``selection``, which evaluations of the checkpoint record."""
+        return {"data": self._data, "selection": self.selection}
+
+    def note_checkpoint(self, name: str, path: str, checkpoint: Mapping[str, Any]) -> None:
+        """Remember the file, and on which images its content was chosen."""
+        super().note_checkpoint(name, path, checkpoint)
+        self.note_selection(checkpoint.get("selection", SELECTIONS[0]))
+
+    def note_selection(self, images: str) -> None:
+        """Remember that something was chosen by its result on images of this kind, one of ``SELECTIONS``.
+
+        Raises:
+            ValueError: it is none of them.
+        """
+        check_availability(images, SELECTIONS, "selection")
+        self.selection = max(self.selection, images, key=SELECTIONS.index)
 
     @functools.cached_property
     def _data(self) -> dict[str, Any]:
@@ -264,12 +288,15 @@ class SimpleTrainer(TrainerBase):
                 run.
         """
         selecting = split == "val" and not is_final
+        if selecting:
+            self.note_selection("test" if self._validates_on_test_images() else "validation")
         result = os.path.join(self.output_dir, "metrics.json")
         if not selecting and not self.history:
             require_own_result(result)
         split, loader = self._test_data(split or self.cfg.TEST.SPLIT)
         self.set_model_mode("eval")
         self.evaluator.reset()
+        self.evaluator.logit_scale = self.scale_of_logits()
         logger.info("Evaluate on the *%s* set", split)
         start = time.perf_counter()
         batches, collector = self.evaluation_batches(loader), self._collector(loader, selecting)
@@ -340,6 +367,12 @@ class SimpleTrainer(TrainerBase):
         if split == "val":
             logger.info("There is no validation set; the test set takes its place")
         return "test", self.test_loader
+
+    def _validates_on_test_images(self) -> bool:
+        """Whether the validation list is not there, or has test images in it."""
+        val, test = ({item.impath for item in getattr(loader.dataset, "data_source", ())} if loader else set()
+                     for loader in (self.val_loader, self.test_loader))  # fmt: skip
+        return self.val_loader is None or bool(val & test)
 
     def parse_batch_test(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """Return images and labels of a batch, on the device."""

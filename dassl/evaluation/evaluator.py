@@ -27,7 +27,12 @@ class EvaluatorBase:
 
     Args:
         cfg: the configuration.
+
+    Attributes:
+        logit_scale: what the model multiplies cosines with to get its scores; the trainer sets it.
     """
+
+    logit_scale = 1.0
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg

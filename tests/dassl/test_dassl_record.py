@@ -75,7 +75,7 @@ def test_data_that_are_not_where_they_were(tmp_path, monkeypatch):
     trainer.train()
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     missing = {"num_train", "split_hash", "full_split_hash", "test_images_hash", "train_images_hash", "test_in_train"}
-    missing.add("draw_source")
+    missing |= {"draw_source", "wrong_labels", "shots_per_class"}
     assert set(metrics["not_recorded"]) == missing
     assert all("has no attribute 'dm'" in reason for reason in metrics["not_recorded"].values())
     assert metrics["accuracy"] == trainer.last_result

@@ -13,6 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from dassl.utils.tools import group_equal
 from datasets import catalogue
 from datasets.fewshot import FewShotDataset
+from datasets.split_lists import listed_images, write_list
 from datasets.splits import Split, half_labels, read_split_file
 
 SETS = ("Caltech101", "DescribableTextures", "EuroSAT", "OxfordFlowers", "OxfordPets", "UCF101")
@@ -57,6 +58,20 @@ def test_stored_draws_agree_item_by_item(splits, draws, name, tmp_path):
             for items, paths in zip(drawn, (stored["train"], stored["val"]), strict=True):
                 prefix = f"./data/{folder.removeprefix(root)}"
                 assert [f"{prefix}{item.impath}" for item in items] == paths
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_the_stored_draws_serve_as_lists(splits, draws, name, tmp_path):
+    """As JSON lines with the paths of the repository that stored them, which begin with its folders."""
+    dataset, split = located(name, Path("data")), splits[name]
+    for shots in (1, 16):
+        drawn, stored = dataset.rule_draw(split, shots, 1)[0], draws[name][f"shot_{shots}-seed_1"]["train"]
+        rows = [item._replace(impath=path) for item, path in zip(drawn, stored, strict=True)]
+        path = tmp_path / f"shot_{shots}-seed_1_train.jsonl"
+        write_list(str(path), rows)
+        assert listed_images(str(path), split, shots, Path(dataset.image_dir).name) == drawn
+    with pytest.raises(ValueError, match=r"but DATASET\.NUM_SHOTS is 8 and the split has"):
+        listed_images(str(path), split, 8, Path(dataset.image_dir).name)
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -43,7 +43,7 @@ from dassl.evaluation.predictions import Predictions, write_predictions
 from dassl.utils import save_checkpoint
 from dassl.utils.checkpoints import load_checkpoint
 from dassl.utils.digests import content_digest, read_array, write_array
-from datasets import archives, caches, first_use, own_data, splits
+from datasets import archives, caches, first_use, own_data, split_lists, splits
 from lpclip import features
 from results.predictions import read_predictions
 from results.records import read_metrics, read_object
@@ -75,6 +75,7 @@ class Reader:
 
 STATE = random_state({**VIT, "vocab_size": 50})
 ROWS = [[f"cat/{number}.jpg", number % 2, ("cat", "dog")[number % 2]] for number in range(6)]
+LISTED = ("impath", "label", "classname")
 RECORD = {
     "trainer": "CoOp",
     "dataset": "DTD",
@@ -302,6 +303,16 @@ READERS = {
         lambda p: splits.read_split_file(str(p)),
         grammar="json",
     ),
+    "split list": Reader(
+        _written("shot_2-seed_1_train.jsonl", lambda p: split_lists.write_list(str(p), _items(ROWS))),
+        lambda p: split_lists.read_list(str(p)),
+        exact=True,
+    ),
+    "split list of others": Reader(
+        _text("a.jsonl", "".join(json.dumps(dict(zip(LISTED, row, strict=True))) + "\n" for row in ROWS)),
+        lambda p: split_lists.read_list(str(p), "cat"),
+        grammar="jsonl",
+    ),
     "list": Reader(
         _text("list.csv", "path,label,name,split\n" + "".join(f"{a},{b},{c},train\n" for a, b, c in ROWS)),
         lambda p: own_data._read_csv(str(p)),
@@ -405,6 +416,14 @@ def _some_json(text: str, rng: random.Random) -> str:
     return json.dumps(rng.choice((tree, tree, tree, [tree], rng.choice(ODD))))
 
 
+def _some_json_lines(text: str, rng: random.Random) -> str:
+    """One line is changed as JSON, vanishes, or is there twice."""
+    lines = text.splitlines()
+    at = rng.randrange(len(lines))
+    changed = [_some_json(lines[at], rng)] if rng.randrange(3) else lines[at : at + 1] * rng.choice((0, 2))
+    return "\n".join([*lines[:at], *changed, *lines[at + 1 :]])
+
+
 def _some_yaml(text: str, rng: random.Random) -> str:
     tree = yaml.safe_load(text)
     kind = rng.randrange(6)
@@ -466,7 +485,7 @@ def _some_opts(text: str, rng: random.Random) -> str:
     return " ".join(words)
 
 
-GRAMMARS = {"json": _some_json, "yaml": _some_yaml, "csv": _some_csv, "opts": _some_opts}
+GRAMMARS = {"json": _some_json, "jsonl": _some_json_lines, "yaml": _some_yaml, "csv": _some_csv, "opts": _some_opts}
 
 
 def _changed(data: bytes, grammar: str, rng: random.Random) -> bytes:

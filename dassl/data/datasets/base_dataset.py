@@ -79,7 +79,8 @@ class DatasetBase:
     dataset_dir = ""  # name of the folder below DATASET.ROOT
     domains: Sequence[str] = ()
     same_names: Sequence[str] = ()  # names that several classes have in the published list
-    draw_source: str | None = None  # of few-shot lists: "rule", or "stored" for a stored draw that is not the rule's
+    draw_source: str | None = None  # of few-shot lists: "rule", "list", or "stored": a stored draw, not the rule's
+    wrong_labels = 0  # how many training images were given the label of another class
     full_split_hash: str | None = None  # SHA-256 of the whole split, before shots and classes are selected from it
 
     def __init__(
