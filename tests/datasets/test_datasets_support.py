@@ -44,7 +44,7 @@ def lists_of(root: Path) -> Path:
 def written(root: Path, capsys, *more: str) -> list[Path]:
     capsys.readouterr()
     assert write_split_lists.main(["eurosat", "--root", str(root), "--shots", "2", "--seeds", "1", *more]) == 0
-    return [Path(line) for line in capsys.readouterr().out.splitlines()]
+    return [Path(line) for line in capsys.readouterr().out.splitlines() if line.endswith("_train.jsonl")]
 
 
 # -- lists -------------------------------------------------------------------------------------------------------------
