@@ -273,7 +273,7 @@ def confusion_tables(found: dict[tuple[str, str, Method], Confusion]) -> dict[st
     """The whole matrices, summed over seeds, by names for their files."""
     tables = {}
     for (role, dataset, (trainer, config, shots)), own in found.items():
-        name = f"confusions_{role}_{dataset}_{trainer}_{config.replace('/', '_')}_{shots}shots"
+        name = f"confusions/{role}_{dataset}_{trainer}_{config.replace('/', '_')}_{shots}shots"
         title = f"Images of each class (row) by answer: {trainer} on {dataset}, {role} classes, {seeds_name(own.seeds)}"
         names = [str(name) for name in own.classnames]
         rows: list[list[Value]] = [[name, *map(int, row)] for name, row in zip(names, own.counts, strict=True)]

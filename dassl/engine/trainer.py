@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -310,8 +309,9 @@ class SimpleTrainer(TrainerBase):
         for name, value in results.items():
             self.write_scalar(f"{split}/{name}", value, self.epoch)
         if not selecting:
-            record = make_record(self, split, results, time.perf_counter() - start)
-            write_json(record | {"predictions": self._keep_predictions(collector, record)}, result)
+            seconds, answers = time.perf_counter() - start, self._collected(collector)
+            record = make_record(self, split, results, seconds)
+            write_json(record | {"predictions": self._keep_predictions(answers, record)}, result)
         self.last_result = next(iter(results.values()))
         return self.last_result
 
@@ -325,13 +325,12 @@ class SimpleTrainer(TrainerBase):
             return None
         return PredictionCollector(loader.dataset, self.cfg.DATASET.ROOT, self.scale_of_logits())
 
-    def _keep_predictions(self, collector: PredictionCollector | None, record: Mapping[str, Any]) -> dict[str, str]:
+    def _keep_predictions(self, answers: Predictions | str, record: Mapping[str, Any]) -> dict[str, str]:
         """Write ``predictions.npz``, if it agrees with a record; return what the record then says of it."""
         remove_older(self.output_dir)
-        if collector is None:
-            return {"not_kept": "TEST.KEEP_PREDICTIONS is False"}
-        kept = keep(os.path.join(self.output_dir, NAME), partial(self._collected, collector), record)
-        if self.cfg.TEST.KEEP_VAL_PREDICTIONS and self.val_loader is not None and record["split"] == "test":
+        kept = keep(os.path.join(self.output_dir, NAME), answers, record)
+        wanted = self.cfg.TEST.KEEP_PREDICTIONS and self.cfg.TEST.KEEP_VAL_PREDICTIONS and record["split"] == "test"
+        if wanted and self.val_loader is not None:
             kept |= {f"val_{name}": value for name, value in self._keep_val_predictions(self.val_loader).items()}
         return kept
 
@@ -342,12 +341,22 @@ class SimpleTrainer(TrainerBase):
         for batch in self.evaluation_batches(loader):
             input, label = self.parse_batch_test(batch)
             collector.add(self.model_inference(input), label, batch)
-        return keep(os.path.join(self.output_dir, VAL_NAME), partial(self._collected, collector))
+        return keep(os.path.join(self.output_dir, VAL_NAME), self._collected(collector))
 
-    def _collected(self, collector: PredictionCollector) -> Predictions:
-        """Return the predictions that were collected, with names and features of the classes."""
-        names = [self.lab2cname.get(label, str(label)) for label in range(collector.num_classes)]
-        return collector.collected(names, **self.features_of_classes())
+    def _collected(self, collector: PredictionCollector | None) -> Predictions | str:
+        """Return the predictions that were collected, with names and features of the classes; or why there are none.
+
+        Called before anything else may be done with the model, which might forget the features.
+        """
+        if collector is None:
+            return "TEST.KEEP_PREDICTIONS is False"
+        try:
+            names = [self.lab2cname.get(label, str(label)) for label in range(collector.num_classes)]
+            return collector.collected(names, **self.features_of_classes())
+        except ValueError as error:
+            return str(error)
+        except Exception as error:  # whatever it is: a finished run is not lost to what could not be kept of it
+            return f"{type(error).__name__}: {error}"
 
     def scale_of_logits(self) -> float:
         """Return what the model multiplies cosines with to get its scores; for subclasses that do."""

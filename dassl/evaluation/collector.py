@@ -6,7 +6,7 @@ Shapes: B images of a batch, N of the evaluation, C classes, K classes that are 
 import logging
 import operator
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -151,23 +151,24 @@ def remove_older(folder: str) -> None:
         Path(folder, name).unlink(missing_ok=True)
 
 
-def keep(path: str, make: Callable[[], Predictions], record: Mapping[str, Any] | None = None) -> dict[str, str]:
+def keep(path: str, answers: Predictions | str, record: Mapping[str, Any] | None = None) -> dict[str, str]:
     """Write a file of predictions if that can be done; return what ``metrics.json`` says of it.
 
     Args:
         path: the file.
-        make: returns the predictions; a ValueError says why there are none.
+        answers: the predictions, or why there are none.
         record: of the evaluation, with whose results the predictions have to agree.
 
     Returns:
         ``file`` and ``digest``, or ``not_kept``: why not.
     """
-    try:
-        predictions = make()
-        reason = disagreement(predictions, record) if record else ""
-        if not reason:
-            return {"file": os.path.basename(path), "digest": write_predictions(path, predictions)}
-    except Exception as error:  # whatever it is: a finished run is not lost to what could not be kept of it
-        reason = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+    reason = answers
+    if isinstance(answers, Predictions):
+        try:
+            reason = disagreement(answers, record) if record else ""
+            if not reason:
+                return {"file": os.path.basename(path), "digest": write_predictions(path, answers)}
+        except Exception as error:  # whatever it is: a finished run is not lost to what could not be kept of it
+            reason = f"{type(error).__name__}: {error}"
     logger.info("No predictions are kept: %s", reason)
-    return {"not_kept": reason}
+    return {"not_kept": str(reason)}

@@ -14,7 +14,7 @@ import train
 from adaptation.stacking import run_together
 from adaptation.trainer import MethodTrainer
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from results.predictions import read_predictions
+from results.predictions import Predictions, read_predictions
 
 ROOT = Path(__file__).resolve().parents[2]
 BACKBONE = "tiny-ViT"
@@ -83,9 +83,22 @@ def check_predictions(trainer: MethodTrainer, metrics: dict) -> None:
     assert list(answers.classnames) == trainer.model.classnames
     listed = [Path(trainer.cfg.DATASET.ROOT) / path for path in answers.paths]
     assert [str(path) for path in listed] == [item.impath for item in trainer.test_loader.dataset.data_source]
+    check_class_features(trainer, answers)
     expected = logits(trainer).float().numpy()
     error = np.abs(answers.logits - expected)
     assert (error <= 5e-4 * (expected.max(axis=1, keepdims=True) - expected) + 1e-4).all()
+
+
+@torch.no_grad()
+def check_class_features(trainer: MethodTrainer, answers: Predictions) -> None:
+    """The class features that the images were compared with are stored, if they are the same for every image."""
+    trainer.set_model_mode("eval")
+    with trainer.precision.autocast():
+        text = trainer.model.encode(next(iter(trainer.test_loader))["img"])[1].float().numpy()
+    assert (answers.text_features is None) == (answers.frozen_text_features is None) == (text.ndim == 3)
+    if text.ndim == 2:
+        np.testing.assert_allclose(answers.text_features, text, rtol=2e-3, atol=2e-3)
+        assert answers.frozen_text_features.shape == text.shape
 
 
 def check_deterministic(trainer: MethodTrainer) -> None:

@@ -230,7 +230,7 @@ def test_the_report_shows_it(tree, pictures, capsys):
     assert page.count("data:image/png;base64,") == len(list((tree / "r").glob("*.png")))
     assert page.count("data:image/jpeg;base64,") == 8
     assert not re.search(r"(src|href)=.(?!data:)", page)
-    rows = list(csv.reader(io.StringIO((tree / "r" / "confusions_base_dtd_CoOp_usual_16shots.csv").read_text())))
+    rows = list(csv.reader(io.StringIO((tree / "r" / "confusions/base_dtd_CoOp_usual_16shots.csv").read_text())))
     assert rows == [
         ["true class", "cat", "dog", "cow"],
         ["cat", "4", "2", "0"],
