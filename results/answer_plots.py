@@ -89,7 +89,7 @@ def confusion_matrix(confusion: Confusion) -> "Figure":
     figure, axes = make_axes("answer", "true class")
     shares = confusion.counts / np.maximum(confusion.counts.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    figure.colorbar(image, ax=axes, shrink=0.8)
+    figure.colorbar(image, ax=axes, shrink=0.8).ax.tick_params(labelsize=6)
     if len(shares) <= NAMED_CLASSES:
         names = [clean(str(name)) for name in confusion.classnames]
         axes.set_xticks(range(len(names)), names, rotation=90, fontsize=5)

@@ -17,7 +17,7 @@ from results.rows import Method, in_order, method_names, method_of, methods_in_o
 from results.seeds import seeds_name
 from results.tables import Difference, Probability, Table, Value
 
-SHOWN_PAIRS = 5  # most confused pairs of classes in a row of the table
+SHOWN_PAIRS = 3  # most confused pairs of classes in a row of the table
 
 Answers = NDArray[np.intp]
 Flags = NDArray[np.bool_]
@@ -266,7 +266,15 @@ def confusions(records: Iterable[Record]) -> tuple[dict[tuple[str, str, Method],
         if there:
             counts = counts + there.counts
         found[key] = Confusion(counts, own.classnames, (*(there.seeds if there else ()), record.place.seed))
-    return found, notes
+    return {key: found[key] for key in _in_order(found)}, notes
+
+
+def _in_order(keys: Iterable[tuple[str, str, Method]]) -> list[tuple[str, str, Method]]:
+    """Roles, data sets and methods in the order of the tables."""
+    keys = list(keys)
+    roles, datasets = list(known_roles()), in_order(dataset for _, dataset, _ in keys)
+    methods = methods_in_order(method for *_, method in keys)
+    return sorted(keys, key=lambda key: (roles.index(key[0]), datasets.index(key[1]), methods.index(key[2])))
 
 
 def confusion_tables(found: dict[tuple[str, str, Method], Confusion]) -> dict[str, Table]:
@@ -286,14 +294,8 @@ def confusion_table(found: dict[tuple[str, str, Method], Confusion], notes: Sequ
     table = Table(
         "Most confused classes", ["data set", "classes", "method", "truth", "answer", "images", "% of the class"]
     )
-    methods = methods_in_order({method for _, _, method in found})
-    named = method_names(methods)
-    ranks = in_order(dataset for _, dataset, _ in found)
-
-    def rank(key: tuple[str, str, Method]) -> tuple:
-        return list(known_roles()).index(key[0]), ranks.index(key[1]), methods.index(key[2])
-
-    for role, dataset, method in sorted(found, key=rank):
+    named = method_names(method for *_, method in found)
+    for role, dataset, method in found:
         for pair in found[role, dataset, method].pairs():
             table.rows.append([dataset, role, named[method], *pair])
     seeds = {seeds_name(own.seeds) for own in found.values()}

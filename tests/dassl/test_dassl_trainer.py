@@ -94,7 +94,8 @@ def test_whole_run(tmp_path, monkeypatch, capsys):
         assert re.fullmatch(pattern, line), (line, pattern)
     last = "\n".join(log[-5:])
     assert (last.count("accuracy"), last.count("macro_f1")) == (1, 1)
-    assert sorted(path.name for path in out.iterdir()) == ["linear", "log.txt", "metrics.json", "tensorboard"]
+    files = ["linear", "log.txt", "metrics.json", "predictions.npz", "tensorboard"]
+    assert sorted(path.name for path in out.iterdir()) == files
     assert [path.name.split(".")[:3] for path in (out / "tensorboard").iterdir()] == [["events", "out", "tfevents"]]
     assert (trainer._writer, trainer.model_epoch) == (None, 2)
     assert f"* accuracy: {trainer.last_result:.2f}%" in log
