@@ -1,6 +1,7 @@
 """Class probabilities of images, by what a run learned.
 
     python predict.py output/.../seed1 photo.jpg folder/ --top 3
+    python predict.py output/.../seed1 --export model.onnx
 
 What is needed to apply it (method, settings, class names, backbone) stands in the checkpoint. From Python:
 
@@ -10,35 +11,60 @@ What is needed to apply it (method, settings, class names, backbone) stands in t
 """
 
 import argparse
-import csv
-import io
 import logging
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from dassl.output import clean, csv_cell, json_text, printable_streams
+from dassl.output import clean, printable_streams
+from results.prediction_files import FORMATS, Writer, feature_archive
 
-LOGGERS = (
-    "adaptation",
-    "clip",
-    "dassl",
-    "datasets",
-    "trainers",
-)  # what they tell of building a model is of no interest here
+if TYPE_CHECKING:
+    import numpy as np
+    from PIL.Image import Image
+    from torch import Tensor
+
+    OneImage = str | os.PathLike[str] | Image | np.ndarray | Tensor
+
+logger = logging.getLogger(__name__)
+
 FILE_NAME = re.compile(r"[^,\s]*(?:[/\\][^,\s]*|\.[A-Za-z0-9]{1,5})")
+SHOWN_CLASSES = 10  # in a sentence about the classes
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a predictor says of a batch of images.
+
+    Attributes:
+        images: as they were given, B of them.
+        probabilities: (B, C), float32.
+        features: (B, E), float32, as `Predictor.features` has them; None where they were not asked for.
+    """
+
+    images: "list[OneImage]"
+    probabilities: "np.ndarray"
+    features: "np.ndarray | None" = None
 
 
 class Predictor:
     """What a run learned, ready to look at images.
 
+    An image is the path of a file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W); the last two hold RGB, as
+    uint8 or as floats from 0 to 1. Where images are asked for, one image is as good as a list of them; an array
+    (B, H, W, 3) and a tensor (B, 3, H, W) are B images. A text is one path.
+
     Args:
         run: output folder of a training run, or a checkpoint file of one. A run of a method that learns nothing has no
             checkpoint: there the folder's metrics.json says what it was.
-        classnames: classes to choose from; by default those that it was trained on.
+        classnames: classes to choose from; by default those that it was trained on. Where these are a part of the data
+            set's classes (base classes), a warning says which: an image of any other is given one of them.
         epoch: of the checkpoint; by default the last (of a run that selects by validation, the best).
         opts: configuration keys and values, one after the other, for what is elsewhere now:
             `["MODEL.BACKBONE.PATH", "weights.pt"]`.
@@ -61,7 +87,7 @@ class Predictor:
         from dassl.engine import build_trainer
 
         with _quiet():
-            tree, trained = _about(Path(run), epoch)
+            tree, trained = trained_with(Path(run), epoch)
             self.classnames = list(classnames or trained)
             cfg = _configuration(tree, opts, str(run))
             with _only_classes(cfg, self.classnames):
@@ -71,28 +97,60 @@ class Predictor:
             else:
                 self.trainer.load_model(str(run), epoch=epoch)
             self.trainer.set_model_mode("eval")
+        self._trained = trained
+        if not classnames and cfg.DATASET.SUBSAMPLE_CLASSES != "all":
+            logger.warning("%s", self.describe_classes())
 
-    def __call__(self, images: Sequence[str]):
+    def describe_classes(self) -> str:
+        """A sentence that says which classes are in force, and whether they are all that there are."""
+        names = ", ".join(map(clean, self.classnames[:SHOWN_CLASSES]))
+        names += f" and {len(self.classnames) - SHOWN_CLASSES} more" if len(self.classnames) > SHOWN_CLASSES else ""
+        data = self.trainer.cfg.DATASET
+        if self.classnames != self._trained:
+            return f"{len(self.classnames)} classes, as given: {names}"
+        if data.SUBSAMPLE_CLASSES == "all":
+            return f"{len(self.classnames)} classes, all of {data.NAME}: {names}"
+        return (
+            f"{len(self.classnames)} classes, the {data.SUBSAMPLE_CLASSES} ones of {data.NAME}, on which the run was "
+            f"trained ({names}): an image of any other class is given one of these; name others with classnames= or "
+            "--classes"
+        )
+
+    def __call__(self, images: "OneImage | Iterable[OneImage]") -> "np.ndarray":
         """Probabilities (images, classes), float32, as a NumPy array.
 
         Raises:
-            FileNotFoundError, ValueError: a file is not there or is no image, or no file is named.
+            FileNotFoundError, ValueError: a file is not there or is no image, or no image is given.
+        """
+        import numpy as np
+
+        return np.concatenate([answers.probabilities for answers in self.stream(images)])
+
+    def features(self, images: "OneImage | Iterable[OneImage]") -> "np.ndarray":
+        """Image features (images, width), float32, as the method compares them with the classes, as a NumPy array."""
+        import numpy as np
+
+        return np.concatenate([self._features(batch) for _, batch in self._batches(images)])
+
+    def stream(self, images: "OneImage | Iterable[OneImage]", features: bool = False) -> Iterator[Answers]:
+        """The answers batch by batch, so that no more than a batch of images is in memory at a time.
+
+        Args:
+            images: also a generator of them.
+            features: whether the answers have image features.
+
+        Raises:
+            FileNotFoundError, ValueError: as above, when the batch of the image is reached.
         """
         import torch
 
-        return self._each(images, lambda batch: torch.softmax(self.trainer.model_inference(batch).float(), dim=-1))
+        for given, batch in self._batches(images):
+            with torch.no_grad():
+                logits = self.trainer.model_inference(batch).float()
+            probabilities = torch.softmax(logits, dim=-1).cpu().numpy()
+            yield Answers(given, probabilities, self._features(batch) if features else None)
 
-    def features(self, images: Sequence[str]):
-        """Image features (images, width), float32, as the method compares them with the classes, as a NumPy array."""
-        method, precision = self._method(), self.trainer.precision
-
-        def compute(batch):
-            with precision.autocast():
-                return method.image_features(batch)
-
-        return self._each(images, compute)
-
-    def text_features(self):
+    def text_features(self) -> "np.ndarray | None":
         """Class features (classes, width), float32, as a NumPy array.
 
         None where the method has none that are the same for every image (CoCoOp).
@@ -106,6 +164,30 @@ class Predictor:
         except NotImplementedError:
             return None
 
+    def export(self, path: str | os.PathLike[str]) -> dict[str, Any]:
+        """Write one file that gives these probabilities without this code; returns its metadata.
+
+        Args:
+            path: `model.onnx` (needs the packages onnx and onnxscript) or `model.pt2` (for `torch.export.load`).
+
+        Raises:
+            ValueError, OSError: as `adaptation.serving.export`, which says what is in the file.
+        """
+        from adaptation.serving import export
+
+        return export(self.trainer, self.classnames, self._transform(), os.fspath(path))
+
+    def _transform(self):
+        """Pillow image -> tensor (3, H, W): that of the run's test images."""
+        return self.trainer.test_loader.dataset.transform
+
+    def _features(self, batch: "Tensor") -> "np.ndarray":
+        """Image features of a batch (B, 3, H, W)."""
+        import torch
+
+        with torch.no_grad(), self.trainer.precision.autocast():
+            return self._method().image_features(batch).float().cpu().numpy()
+
     def _method(self):
         """The module that makes features; ValueError if the trainer has none."""
         method = getattr(self.trainer, "model", None)
@@ -113,30 +195,35 @@ class Predictor:
             raise ValueError(f"{type(self.trainer).__name__} does not say how it makes features")
         return method
 
-    def _each(self, images: Sequence[str], compute):
-        """What `compute` makes of batches of images (B, 3, H, W), one below the other."""
+    def _batches(self, images: "OneImage | Iterable[OneImage]") -> "Iterator[tuple[list[OneImage], Tensor]]":
+        """Images as they were given, and as the trainer takes them: (B, 3, H, W) on the device."""
         import torch
 
-        from dassl.data.data_manager import build_data_loader
-        from dassl.data.datasets import Datum
+        from dassl.utils.images import as_rgb
 
-        if not images:
+        transform, size = self._transform(), self.trainer.cfg.DATALOADER.TEST.BATCH_SIZE
+        given, count = iter(_several(images)), 0
+        while batch := list(islice(given, size)):
+            tensors = torch.stack([transform(as_rgb(one, f"image {at}")) for at, one in enumerate(batch, count)])
+            index, zeros = torch.arange(count, count + len(batch)), torch.zeros(len(batch), dtype=torch.long)
+            names = [str(one) if isinstance(one, str | os.PathLike) else "" for one in batch]
+            items = {"img": tensors, "label": zeros, "domain": zeros, "impath": names, "index": index}
+            count += len(batch)
+            yield batch, self.trainer.parse_batch_test(items)[0]
+        if not count:
             raise ValueError("no image was named")
-        cfg = self.trainer.cfg
-        loader = build_data_loader(
-            cfg,
-            data_source=[Datum(impath=str(path)) for path in images],
-            batch_size=cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.trainer.test_loader.dataset.transform,
-            is_train=False,
-            random_streams="keyed",
-        )
-        with torch.no_grad():
-            parts = [compute(self.trainer.parse_batch_test(batch)[0]).float().cpu() for batch in loader]
-        return torch.cat(parts).numpy()
 
 
-def _about(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
+def _several(images: "OneImage | Iterable[OneImage]") -> "Iterable[OneImage]":
+    """The images, also where one is given, or an array or a tensor of several."""
+    from PIL import Image
+
+    if isinstance(images, str | os.PathLike | Image.Image) or getattr(images, "ndim", 0) == 3:
+        return [images]  # type: ignore[list-item]  # checked by the line above
+    return images
+
+
+def trained_with(run: Path, epoch: int | None) -> tuple[dict, list[str]]:
     """Configuration and class names of a run: of its checkpoint, or else of its metrics.json."""
     from adaptation.trainer import find_checkpoint
     from dassl.utils import load_checkpoint
@@ -165,8 +252,8 @@ def _names(names: object, source: Path) -> list[str]:
     return list(names)
 
 
-def _configuration(tree: dict, opts: Sequence[str], source: str):
-    """The configuration of a run with the keys that are given now, frozen.
+def stored_configuration(tree: dict, opts: Sequence[str], source: str):
+    """The configuration of a run with the keys that are given now, in a place of no output.
 
     What names a place is taken from the keys that are given now alone: a checkpoint may be a stranger's.
 
@@ -196,6 +283,12 @@ def _configuration(tree: dict, opts: Sequence[str], source: str):
     cfg.DATASET.ROOT = ""
     merge_opts(cfg, list(opts))
     cfg.OUTPUT_DIR = cfg.RESUME = cfg.MODEL.INIT_WEIGHTS = ""
+    return cfg
+
+
+def _configuration(tree: dict, opts: Sequence[str], source: str):
+    """The stored configuration as looking at images needs it, frozen; raises as above."""
+    cfg = stored_configuration(tree, opts, source)
     cfg.VERBOSE = False
     cfg.DATALOADER.NUM_WORKERS = 0
     cfg.freeze()
@@ -271,45 +364,19 @@ def read_classes(text: str) -> list[str]:
     return names
 
 
-def render(images: Sequence[str], classnames: Sequence[str], probabilities, form: str, top: int) -> str:
-    """The probabilities as a table of the `top` classes, as CSV with all of them, or as JSON with all of them."""
-    if form == "csv":
-        out = io.StringIO()
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["image", *map(csv_cell, classnames)])
-        writer.writerows([csv_cell(path), *map(float, row)] for path, row in zip(images, probabilities, strict=True))
-        return out.getvalue()
-    named = [_by_name(classnames, row) for row in probabilities]
-    if form == "json":
-        rows = [{"image": path, "probabilities": row} for path, row in zip(images, named, strict=True)]
-        return json_text(rows)
-    shown = [clean(path) for path in images]
-    width = max(map(len, shown), default=0)
-    lines = []
-    for path, row in zip(shown, named, strict=True):
-        best = sorted(row, key=row.get, reverse=True)[:top]
-        lines.append(f"{path:<{width}}  " + "  ".join(f"{100 * row[name]:6.2f}% {clean(name)}" for name in best))
-    return "\n".join(lines) + "\n"
-
-
-def _by_name(classnames: Sequence[str], row: Sequence[float]) -> dict[str, float]:
-    """Probabilities by class name; those of classes of the same name (ImageNet has some) are added up."""
-    named = dict.fromkeys(classnames, 0.0)
-    for name, probability in zip(classnames, map(float, row), strict=True):
-        named[name] += probability
-    return named
-
-
 def build_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", help="output folder of a training run, or a checkpoint file")
-    parser.add_argument("images", nargs="+", help="image files, and folders of them")
-    parser.add_argument("--classes", default="", help="names a,b,c or a file of them (default: those trained on)")
+    parser.add_argument("images", nargs="*", help="image files, and folders of them")
+    classes = "names a,b,c or a file of them (default: those trained on, which are said)"
+    parser.add_argument("--classes", "--classnames", default="", help=classes)
     parser.add_argument("--epoch", type=int, help="of the checkpoint in a folder (default: the last)")
     parser.add_argument("--top", type=int, default=3, help="classes shown in the table (default: %(default)s)")
-    parser.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    parser.add_argument("--format", choices=FORMATS, default="table")
     parser.add_argument("--features", default="", metavar="FILE.npz", help="also write features and probabilities")
+    served = "write one file that gives these probabilities without this code"
+    parser.add_argument("--export", default="", metavar="FILE.onnx|FILE.pt2", help=served)
     elsewhere = "what is elsewhere now, such as MODEL.BACKBONE.PATH weights.pt"
     parser.add_argument("--opts", nargs="+", default=[], metavar="KEY VALUE", help=elsewhere)
     return parser
@@ -322,60 +389,63 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.top < 1:
             raise ValueError(f"--top {args.top}: at least one class is shown")
+        if not args.images and not args.export:
+            raise ValueError("no image was named: give files or folders, or --export")
         images = find_images(args.images)
         classnames = read_classes(args.classes) if args.classes else None
-        predictor = Predictor(args.run, classnames, args.epoch, args.opts)
-        probabilities = predictor(images)
-        if args.features:
-            write_features(predictor, images, probabilities, args.features)
+        with _quiet(logging.ERROR, __name__):  # which classes there are is said below
+            predictor = Predictor(args.run, classnames, args.epoch, args.opts)
+        if args.export:
+            predictor.export(args.export)
+            sys.stderr.write(f"{args.export}: {predictor.describe_classes()}\n")
+        if images:
+            write(predictor, images, args)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"predict.py: {error}\n")
         return 2
-    sys.stdout.write(render(images, predictor.classnames, probabilities, args.format, args.top))
     return 0
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Let the loggers of the rooms below say nothing but warnings for the block."""
-    import dassl  # noqa: F401 - sets up its logger, which is made quiet here
+def write(predictor: Predictor, images: Sequence[str], args: argparse.Namespace) -> None:
+    """Write the answers on standard output as they come, features to a file; which classes are in force is said first.
 
-    levels = {name: logging.getLogger(name).level for name in LOGGERS}
-    for name in LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
+    Raises as `Predictor.stream` and `feature_archive`.
+    """
+    from tqdm import tqdm
+
+    writer, said = Writer(args.format, images, predictor.classnames, args.top), False
+    archive = feature_archive(args.features, images, predictor) if args.features else nullcontext()
+    hidden = not sys.stderr.isatty() or sys.stdout.isatty()  # there the answers themselves come by
+    with archive as collected, tqdm(total=len(images), unit="image", disable=hidden, leave=False) as bar:
+        for answers in predictor.stream(images, features=bool(args.features)):
+            if not said:
+                sys.stderr.write(f"{predictor.describe_classes()}\n")
+                said = True
+            if collected is not None:
+                collected.add(answers)
+            sys.stdout.write(writer.text(answers.probabilities))
+            bar.update(len(answers.images))
+    sys.stdout.write(writer.end())
+
+
+@contextmanager
+def _quiet(level: int = logging.WARNING, *more: str) -> Iterator[None]:
+    """Let the loggers of the rooms below, and more of them, say nothing below a level for the block."""
+    import adaptation
+    import clip
+    import dassl
+    import datasets
+    import trainers
+
+    names = [*(room.__name__ for room in (adaptation, clip, dassl, datasets, trainers)), *more]
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in levels:
+        logging.getLogger(name).setLevel(level)
     try:
         yield
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-
-
-def write_features(predictor: Predictor, images: Sequence[str], probabilities, path: str) -> None:
-    """Write an .npz archive, whole or not at all; N images, C classes, E embedding width of the backbone.
-
-    `images` (N,) and `classnames` (C,) are strings; `image_features` (N, E), `text_features` (C, E) and `probabilities`
-    (N, C) are float32. Features are not normalised, and such as the method compares with each other: APEX's are mixed
-    with the frozen ones. CoCoOp's text features differ from image to image: there the archive has none.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    import numpy
-
-    from dassl.utils import atomic_write
-
-    arrays = {
-        "images": numpy.array(images),
-        "classnames": numpy.array(predictor.classnames),
-        "probabilities": probabilities,
-        "image_features": predictor.features(images),
-        "text_features": predictor.text_features(),
-    }
-    try:
-        with atomic_write(path, "wb") as file:
-            numpy.savez(file, **{name: array for name, array in arrays.items() if array is not None})
-    except OSError as error:
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
 if __name__ == "__main__":

@@ -159,6 +159,10 @@ def run(args: argparse.Namespace) -> float | None:
             before the run begins there is no output folder and no log.
         RunBusy: another process is at work in the output folder.
     """
+    import adaptation
+    import clip
+    import datasets
+    import trainers
     from dassl.engine import build_trainer
     from dassl.engine.record import require_own_result
     from dassl.utils import close_logger, log_to_stdout, open_log, set_random_seed, setup_logger
@@ -167,7 +171,7 @@ def run(args: argparse.Namespace) -> float | None:
     cfg = build_config(args)
     if args.eval_only and cfg.OUTPUT_DIR:
         require_own_result(os.path.join(cfg.OUTPUT_DIR, "metrics.json"), cfg)
-    log_to_stdout("adaptation", "clip", "datasets", "trainers", __name__)
+    log_to_stdout(*(room.__name__ for room in (adaptation, clip, datasets, trainers)), __name__)
     if cfg.SEED >= 0:
         print(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)

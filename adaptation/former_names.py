@@ -14,11 +14,10 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
+PACKAGE = __name__.removesuffix("adaptation.former_names")  # "" in a checkout, where the rooms are at the top
 MODULES = {
-    "trainers.base": "adaptation.trainer",
-    "trainers.method": "adaptation.method",
-    "trainers.prompts": "adaptation.prompts",
-    "trainers.templates": "adaptation.templates",
+    f"{PACKAGE}trainers.{former}": f"{PACKAGE}adaptation.{now}"
+    for former, now in {"base": "trainer", "method": "method", "prompts": "prompts", "templates": "templates"}.items()
 }
 ATTRIBUTES = {"registered": "checkpoint_dir", "stackable": "supports_stacking", "recipe": "code_version"}
 TRANSFERS = {"any": "any", "part": "subset", "own": "none"}  # what `serves` said, and `class_transfer` says

@@ -63,7 +63,7 @@ def fetch_weights(name: str, path: str = "") -> None:
 
 def is_published(name: str) -> bool:
     """Whether a name stands for one known model: not for a file, a folder, or a repository of the hub."""
-    if name in clip.available_models() or (name.isidentifier() and find_spec(f"clip.backbones.{name}")):
+    if name in clip.available_models() or (name.isidentifier() and find_spec(f"{__package__}.backbones.{name}")):
         return True
     if Path(name).exists() or name.startswith((".", "/", "~")):
         return False
@@ -102,8 +102,8 @@ def _load(name: str, path: str) -> Backbone:
         if file := weights_file(path) if path else None:
             return _of_openai(name, clip.read_model(file, name=name))
         return _of_openai(name, clip.read_model(clip.locate(name, path or None)))
-    if name.isidentifier() and find_spec(f"clip.backbones.{name}"):
-        return import_module(f"clip.backbones.{name}").load(path)
+    if name.isidentifier() and find_spec(f"{__package__}.backbones.{name}"):
+        return import_module(f"{__package__}.backbones.{name}").load(path)
     from clip import openclip  # importing open_clip takes seconds: only where one of its models is asked for
 
     return openclip.load(name, path)

@@ -140,8 +140,8 @@ def __getattr__(name: str) -> Callable:
     former = {"full": to_float32, "whole": autocast_disabled}
     if name not in former:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    now = f"clip.precision.{former[name].__name__}"
-    warnings.warn(f"clip.precision.{name} goes with the next release: write {now}", DeprecationWarning, stacklevel=2)
+    now = f"{__name__}.{former[name].__name__}"
+    warnings.warn(f"{__name__}.{name} goes with the next release: write {now}", DeprecationWarning, stacklevel=2)
     return former[name]
 
 

@@ -108,7 +108,7 @@ class _Collector(logging.Handler):
 def _warnings_into(texts: list[str]) -> Iterator[None]:
     """Append the warnings that data sets log to `texts`."""
     collector = _Collector()
-    logger = logging.getLogger("datasets")
+    logger = logging.getLogger(__package__)
     logger.addHandler(collector)
     try:
         yield
@@ -441,7 +441,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(report.well for report in reports) else 1
 
 
+def command(arguments: list[str] | None = None) -> int:
+    """Run as a program of its own: what data sets log is in the table."""
+    logging.getLogger(__package__).setLevel(logging.WARNING)
+    logging.getLogger(__package__).propagate = False
+    return main(arguments)
+
+
 if __name__ == "__main__":
-    logging.getLogger("datasets").setLevel(logging.WARNING)
-    logging.getLogger("datasets").propagate = False
-    sys.exit(main())
+    sys.exit(command())

@@ -24,7 +24,7 @@ from . import catalogue, check, fetch
 from .fewshot import FewShotDataset
 from .sources import Part
 
-logger = logging.getLogger("datasets.prepare")
+logger = logging.getLogger(f"{__package__}.prepare")
 
 
 def human(size: int) -> str:
@@ -125,6 +125,11 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if all(usable) and all(report.well for report in reports) else 1
 
 
+def command(arguments: list[str] | None = None) -> int:
+    """Run as a program of its own: what is done is said on standard output."""
+    log_to_stdout(__package__)
+    return main(arguments)
+
+
 if __name__ == "__main__":
-    log_to_stdout("datasets")
-    sys.exit(main())
+    sys.exit(command())

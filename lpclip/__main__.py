@@ -20,7 +20,9 @@ from pathlib import Path
 import numpy as np
 from yacs.config import CfgNode
 
-import datasets  # noqa: F401 - registers what is in the folder
+import adaptation
+import clip
+import datasets
 import trainers
 from adaptation.trainer import fill_input, frozen_backbone
 from clip.backbone import Backbone
@@ -36,7 +38,7 @@ from dassl.utils.torchtools import choose_device
 from lpclip.features import Features, dataset_features
 from lpclip.probe import MAX_VAL_SHOTS, RUNS, SHOTS, probe
 
-logger = logging.getLogger("lpclip")
+logger = logging.getLogger(__package__)
 
 CONFIG_FILE = Path(__file__).parents[1] / "configs" / "trainers" / "CoOp" / "rn50_val.yaml"
 
@@ -126,7 +128,7 @@ def run(args: argparse.Namespace) -> dict:
     assert trainers  # imported for the configuration keys that YAML files of methods set
     cfg = build_config(args)
     output = Path(cfg.OUTPUT_DIR)
-    log_to_stdout("adaptation", "clip", "datasets", "trainers", "lpclip")
+    log_to_stdout(*(room.__name__ for room in (adaptation, clip, datasets, trainers)), logger.name)
     setup_logger(str(output))
     try:
         precision = Precision(args.prec, choose_device(cfg.USE_CUDA))

@@ -18,7 +18,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 @functools.cache
 def facts() -> dict[str, Any]:
     """The content of `published.json`."""
-    return json.loads(files("results").joinpath("published.json").read_text(encoding="utf-8"))
+    return json.loads(files(__package__).joinpath("published.json").read_text(encoding="utf-8"))
 
 
 def published(protocol: str, trainer: str, cfg: str, backbone: str, shots: int) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from contextlib import redirect_stdout
 from typing import Any
 
+import datasets
 import train
 from clip.loading import fetch_weights
 from dassl.data.datasets import DATASET_REGISTRY
@@ -62,7 +63,7 @@ def _look_at(run: Run) -> None:
     dataset = kind.located(cfg)
     dataset.keeps = False
     dataset.check_folders()
-    level, logger = logging.getLogger("datasets").level, logging.getLogger("datasets")
+    level, logger = logging.getLogger(datasets.__name__).level, logging.getLogger(datasets.__name__)
     with open(os.devnull, "w", encoding="utf-8") as silence, redirect_stdout(silence):
         logger.setLevel(logging.ERROR)
         try:

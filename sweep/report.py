@@ -77,7 +77,7 @@ def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run])
     for dataset, trainer in dict.fromkeys((run.place.trained_on, run.place.trainer) for run in runs):
         if together and trainer != runs[0].place.trainer:
             continue
-        words = ["python", "-m", "sweep", args.protocol, "--trainers", *(args.trainers if together else [trainer])]
+        words = [args.protocol, "--trainers", *(args.trainers if together else [trainer])]
         tested = [run.place.dataset for run in runs if run.place.trainer == trainer and run.place.kind.has_source]
         if tested or not PROTOCOLS[args.protocol].has_source:
             named = dict.fromkeys(tested) or [dataset]
@@ -94,7 +94,7 @@ def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run])
         for name, usual in (("part", ""), ("load-epoch", ""), ("variant", ""), ("source", USUAL_SOURCE), *FOLDS):
             value = getattr(args, name.replace("-", "_"))
             words += [f"--{name}", str(value)] if value != usual else []
-        lines.append(shlex.join([*words, *config.opts]))
+        lines.append(f"python -m sweep {shlex.join([*words, *config.opts])}")
     return lines
 
 

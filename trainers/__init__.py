@@ -13,6 +13,7 @@ from pathlib import Path
 from pkgutil import iter_modules
 
 from adaptation import former_names
+from adaptation.plugins import load_plugins
 
 former_names.install()
 LEFT_OUT: dict[str, str] = {}  # module -> why
@@ -60,3 +61,6 @@ def _without_name(module: str, name: str) -> Iterator[tuple[str, int]]:
         trains = isinstance(found, type) and issubclass(found, TrainerBase)
         if found not in registered and (kind.lower() == name.lower() or (trains and not registered)):
             yield kind, line
+
+
+load_plugins()

@@ -108,9 +108,19 @@ def installed(*packages: str) -> dict[str, str | None]:
 
 @functools.cache
 def commit() -> str | None:
-    """Return the git commit of this code, with ``-dirty`` if files were changed since; None outside a git checkout."""
-    command = ["git", "-C", os.path.dirname(__file__), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """Return the git commit of this code, with ``-dirty`` if files were changed since; None where nobody knows.
+
+    A built package has it in a file. A copy that only lies inside a checkout of something else is not of its commit.
+    """
+    folder = os.path.dirname(__file__)
+    built = os.path.join(folder, "commit.txt")
+    if os.path.isfile(built):
+        with open(built, encoding="utf-8") as file:
+            return file.read().strip()
+    tracked = ["git", "-C", folder, "ls-files", "--error-unmatch", os.path.basename(__file__)]
+    command = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
+        subprocess.run(tracked, capture_output=True, timeout=10, check=True)
         answer = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,6 +1,7 @@
 """Image files as 8-bit RGB: what each mode and format means (the table is in docs/DATASETS.md)."""
 
 import errno
+import os
 import struct
 import zlib
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from torch import Tensor
 
 DAMAGE = (  # what Pillow's decoders raise on damaged and foreign files
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, MemoryError, struct.error,
@@ -38,6 +40,49 @@ def read_image(path: str) -> Image.Image:
         raise ValueError(f'cannot read the image "{path}": {too_large()}') from error
     except DAMAGE as error:
         raise ValueError(f'cannot read the image "{path}": {error}') from error
+
+
+def as_rgb(image: Any, name: str = "the image") -> Image.Image:
+    """Return an image in any form as RGB with 8 bits per channel.
+
+    Args:
+        image: the path of a file, a Pillow image, an array (H, W, 3) or a tensor (3, H, W) of RGB, uint8 or floats from
+            0 (black) to 1 (white), which are rounded to 8 bits.
+        name: of the image, for messages.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no image, or has another shape, type or range.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_image(os.fspath(image))
+    if isinstance(image, Image.Image):
+        try:
+            return to_rgb(image)
+        except DAMAGE as error:
+            raise ValueError(f"{name} cannot be read: {error}") from error
+    if not isinstance(image, np.ndarray | Tensor):
+        raise ValueError(f"{name} is a {type(image).__name__}: give a path, a Pillow image, an array or a tensor")
+    values = image.detach().cpu().float().numpy() if isinstance(image, Tensor) and image.is_floating_point() else image
+    values = np.asarray(values)
+    if isinstance(image, Tensor) and values.ndim == 3:
+        values = values.transpose(1, 2, 0)
+    if values.ndim != 3 or values.shape[2] != 3 or 0 in values.shape:
+        wanted = "a tensor (3, H, W)" if isinstance(image, Tensor) else "an array (H, W, 3)"
+        raise ValueError(f"{name} has the shape {tuple(image.shape)}: {wanted} of RGB is wanted")
+    return Image.fromarray(_bytes(values, name))
+
+
+def _bytes(values: np.ndarray, name: str) -> np.ndarray:
+    """Return samples as uint8; ValueError for another type or range."""
+    if values.dtype == np.uint8:
+        return np.ascontiguousarray(values)
+    if values.dtype.kind != "f":
+        raise ValueError(f"{name} has samples of type {values.dtype}: give uint8, or floats from 0 to 1")
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        low, high = values.min(), values.max()
+        raise ValueError(f"{name} has samples from {low:g} to {high:g}: floats are from 0 (black) to 1 (white)")
+    return np.rint(values * 255).astype(np.uint8)
 
 
 def is_image_file(path: str) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import apexvl.names
 import datasets  # noqa: F401 - registers what is in the folder
 import trainers
 from dassl.config import declared_cfg, merge_file
@@ -18,7 +19,8 @@ from sweep.method_configs import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = (
-    "adaptation", "benchmarks", "clip", "commands", "dassl", "datasets", "interpret_prompts", "lpclip", "protocols",
+    "adaptation", "apexvl", "benchmarks", "clip", "commands", "dassl", "datasets", "interpret_prompts", "lpclip",
+    "protocols",
     "results", "sweep", "synthetic", "trainers",
 )  # fmt: skip
 MAY_IMPORT = {
@@ -72,7 +74,7 @@ def _imported(tree: ast.Module) -> set[str]:
 def test_import_directions(room):
     paths = _sources(room)
     assert paths
-    ours = {*ROOMS, "train", "parse_test_res"}
+    ours = {*ROOMS, "train", "predict", "parse_test_res"}
     for path in paths:
         allowed = MAY_IMPORT[room] | MAY_ALSO_IMPORT.get(str(path), set())
         foreign = (_imported(_tree(path)) & ours) - allowed - {room}
@@ -100,6 +102,17 @@ def test_no_print_outside_entry_points():
         if not _is_entry_point(path, tree):
             calls = [n for n in ast.walk(tree) if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "print"]
             assert not calls, f"{path}:{calls[0].lineno} prints; use logging"
+
+
+def test_every_room_is_in_the_package():
+    there = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {
+        "apexvl",
+        "benchmarks",
+        "dassl",
+        "docs",
+        "tests",
+    }
+    assert there == set(apexvl.names.ROOMS), "the rooms that setup.py puts into the package, in apexvl/names.py"
 
 
 def test_no_bare_except():
@@ -174,14 +187,14 @@ def test_every_trainer_has_a_configuration_of_its_kind():
 
 # how a package is called in requirements.txt, where it is not imported under that name
 PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "sklearn": "scikit-learn", "open_clip": "open_clip_torch"}
-OPTIONAL = {"transformers": "some text towers of open_clip"}
+OPTIONAL = {"transformers": "some text towers of open_clip", "pandas": "data frames of results"}
 
 
 def test_every_package_is_required():
     lines = (ROOT / "requirements.txt").read_text().lower().splitlines()
     required = {re.split("[<>=~! ]", line)[0] for line in lines if line and not line.startswith("#")}
-    ours = {*ROOMS, "train", "parse_test_res"}
-    for path in _sources(*ROOMS, "train.py"):
+    ours = {*ROOMS, "train", "predict", "parse_test_res"}
+    for path in _sources(*ROOMS, "train.py", "predict.py"):
         foreign = _imported(_tree(path)) - ours - sys.stdlib_module_names - set(OPTIONAL)
         missing = {name for name in foreign if PACKAGES.get(name, name).lower() not in required}
         assert not missing, f"{path} imports {missing}, which requirements.txt does not have"

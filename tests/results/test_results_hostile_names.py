@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from results_trees import write_run
 
-import predict
 from dassl.output import UNSAFE
 from results import __main__ as command
 from results import cli
 from results.formats import FORMATS
 from results.layout import RunDirectory
+from results.prediction_files import Writer
 from results.statistics import summarise
 from results.tables import Table
 
@@ -97,7 +97,8 @@ def test_report_of_hostile_folders(tmp_path, capsys):
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
 def test_predictions_of_hostile_names(form):
-    text = predict.render(["\x1b[2J.jpg", "=1.jpg"], NAMES, np.full((2, len(NAMES)), 0.125), form, 2)
+    writer = Writer(form, ["\x1b[2J.jpg", "=1.jpg"], NAMES, 2)
+    text = writer.text(np.full((1, len(NAMES)), 0.125)) + writer.text(np.full((1, len(NAMES)), 0.125)) + writer.end()
     assert not UNSAFE.search(text.replace("\n", ""))
     if form == "csv":
         header, *rows = csv.reader(text.splitlines())

@@ -18,6 +18,7 @@ import train
 import trainers  # noqa: F401 - registers
 from dassl.engine import TRAINER_REGISTRY, build_trainer
 from dassl.utils.digests import with_digest
+from results.prediction_files import Writer, feature_archive
 from sweep.method_configs import config_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,7 +105,9 @@ def test_other_classes_are_served_or_refused(any_run):
 def test_exported_features(any_run, tmp_path):
     name, folder, paths, expected = any_run
     predictor = predict.Predictor(folder)
-    predict.write_features(predictor, paths, predictor(paths), str(tmp_path / "f.npz"))
+    with feature_archive(str(tmp_path / "f.npz"), paths, predictor) as archive:
+        for answers in predictor.stream(paths, features=True):
+            archive.add(answers)
     arrays = np.load(tmp_path / "f.npz")
     n, c, e = len(paths), len(predictor.classnames), predictor.trainer.backbone.embed_dim
     shapes = {"images": (n,), "classnames": (c,), "probabilities": (n, c), "image_features": (n, e)}
@@ -300,13 +303,13 @@ def test_an_evaluation_has_nothing_to_apply(run, tmp_path, capsys):
 
 
 def test_classes_of_one_name_are_shown_as_one():
-    text = predict.render(["a.jpg"], ["missile", "cat", "missile"], np.array([[0.3, 0.4, 0.3]]), "table", 1)
+    text = Writer("table", ["a.jpg"], ["missile", "cat", "missile"], 1).text(np.array([[0.3, 0.4, 0.3]]))
     assert text == "a.jpg   60.00% missile\n"
 
 
 def test_the_lines_in_the_readme(run, tmp_path, monkeypatch, capsys):
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    code = textwrap.dedent(re.search(r"(?:^    .*\n)*    from predict import .*\n(?:    .*\n)+", readme, re.M)[0])
+    code = textwrap.dedent(re.search(r"(?:^    .*\n)*    from apexvl import .*\n(?:    .*\n)+", readme, re.M)[0])
     assert len(code.splitlines()) == 5
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "dtd").symlink_to(run[0])
