@@ -123,8 +123,9 @@ def read_draw(path: str, split: Split) -> tuple[list[Item], list[Item]] | None:
 def write_draw(path: str, train: list[Item], val: list[Item]) -> None:
     """Keep a draw as JSON with its digest, whole or not at all; several processes may do so at once."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
+    text = json.dumps(with_digest({"train": train, "val": val}), indent=1)
     with atomic_write(path) as file:
-        json.dump(with_digest({"train": train, "val": val}), file, indent=1)
+        file.write(text)
 
 
 def read_official_draw(path: str, split: Split, image_folder: str) -> tuple[list[Item], list[Item]] | None:

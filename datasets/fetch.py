@@ -11,10 +11,11 @@ import logging
 import os
 import shutil
 import tarfile
-import tempfile
 import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
+
+from dassl.utils.files import NO_ROOM, beside, remove_leftovers
 
 from .archives import DAMAGE, extract
 from .first_use import ChangedDownloadError, verify_first_use
@@ -206,17 +207,19 @@ def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
     other things.
     """
     logger.info("Unpacking %s", archive)
-    beside = tempfile.mkdtemp(prefix=".unpacking-", dir=folder)
+    remove_leftovers(folder)
+    unpacked = beside(os.path.join(folder, "unpacked"))
+    os.mkdir(unpacked)
     try:
-        extract(archive, beside)
+        extract(archive, unpacked)
         for source, target in moves.items():
             outer, _, inner = source.partition("!")
-            path = os.path.join(beside, outer)
+            path = os.path.join(unpacked, outer)
             if inner and os.path.isfile(path):
                 extract(path, f"{path}.contents")
                 path = os.path.join(f"{path}.contents", inner)
             if not os.path.exists(path):
-                top = ", ".join(sorted(os.listdir(beside))[:5])
+                top = ", ".join(sorted(os.listdir(unpacked))[:5])
                 raise FetchError(f"{archive} holds no {source}; at its top there is: {top}")
             place = os.path.join(folder, target)
             if not os.path.exists(place):
@@ -224,6 +227,8 @@ def unpack(archive: str, moves: dict[str, str], folder: str) -> None:
     except FetchError:
         raise
     except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise FetchError(f"{folder}: {error.strerror}: make room for {archive}, and run this again") from error
         raise FetchError(f"{archive} cannot be unpacked ({error}); delete it and run this again") from error
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(unpacked, ignore_errors=True)

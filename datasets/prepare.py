@@ -79,6 +79,9 @@ def prepare(name: str, dataset: FewShotDataset, keep_archives: bool, progress: b
         except fetch.FetchError as error:
             usable = usable and not part.needed
             logger.warning("%s: %s%s", name, "" if part.needed else "(can do without) ", error)
+        except OSError as error:  # of the disk, which the next data set may not need
+            usable = False
+            logger.warning("%s: %s: %s", name, error.filename or dataset.dataset_dir, error.strerror or error)
     return usable
 
 

@@ -115,8 +115,9 @@ def write_split_file(split: Split, path: str) -> None:
     content: dict[str, object] = dict(split.parts())
     if split.origin:
         content["origin"] = split.origin
+    text = json.dumps(content, indent=1)
     with atomic_write(path) as file:
-        json.dump(content, file, indent=1)
+        file.write(text)
 
 
 def check_names(split: Split) -> None:

@@ -8,13 +8,13 @@ import json
 import logging
 import os
 import shutil
-import uuid
 from typing import Any, ClassVar
 
 from PIL import Image
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DATASET_REGISTRY
+from dassl.utils.files import beside, remove_leftovers
 from synthetic.sets import PARTS, SETS, VERSION, DrawnSet
 from synthetic.tasks import drawn_task
 
@@ -78,17 +78,17 @@ class DrawnDataset(FewShotDataset):
     def _draw(self) -> None:
         """Draw everything into a folder beside, then rename it; whoever comes second keeps the first one's."""
         logger.info("Drawing %s into %s", self._name, self.dataset_dir)
-        above, name = os.path.split(self.dataset_dir)
-        beside = os.path.join(above, f".{name}.{uuid.uuid4().hex}")
+        remove_leftovers(os.path.dirname(self.dataset_dir))
+        drawn = beside(self.dataset_dir)
         try:
-            self._write(beside)
+            self._write(drawn)
             try:
-                os.rename(beside, self.dataset_dir)
+                os.rename(drawn, self.dataset_dir)
             except OSError:
                 if not os.path.isdir(self.dataset_dir):
                     raise
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(drawn, ignore_errors=True)
 
     def _write(self, folder: str) -> None:
         """Write the pictures, one folder per class, the split file and the note."""

@@ -135,13 +135,14 @@ def write(folder: str, title: str, report: Report, records: Sequence[Record]) ->
     """Write tables, figures and the report; returns its path. OSError if the folder cannot be written to."""
     for name, table in {**report.tables, **report.unshown}.items():
         for form, make in FORMATS.items():
+            text = make(table)
             with atomic_write(os.path.join(folder, f"{name}.{SUFFIXES.get(form, form)}")) as file:
-                file.write(make(table))
+                file.write(text)
     save(report.figures, folder)
-    path = os.path.join(folder, "report.html")
-    tables = list(report.tables.values())
+    path, tables = os.path.join(folder, "report.html"), list(report.tables.values())
+    text = page(title, tables, report.figures, records, report.captions, report.sections)
     with atomic_write(path) as file:
-        file.write(page(title, tables, report.figures, records, report.captions, report.sections))
+        file.write(text)
     return path
 
 

@@ -3,6 +3,7 @@
 Each function takes records and returns a figure, or None where the records hold nothing that it shows.
 """
 
+import io
 import math
 import os
 from collections import Counter
@@ -250,11 +251,14 @@ def draw(records: Sequence[Record]) -> "dict[str, Figure]":
 
 def save(figures: "Mapping[str, Figure]", folder: str) -> list[str]:
     """Write each figure as PNG and PDF; returns the paths."""
-    os.makedirs(folder, exist_ok=True)
+    from dassl.utils import atomic_write
+
     paths = []
     for name, figure in figures.items():
         for kind in ("png", "pdf"):
-            path = os.path.join(folder, f"{name}.{kind}")
-            figure.savefig(path, dpi=300)
+            path, drawn = os.path.join(folder, f"{name}.{kind}"), io.BytesIO()
+            figure.savefig(drawn, format=kind, dpi=300)
+            with atomic_write(path, "wb") as file:
+                file.write(drawn.getbuffer())
             paths.append(path)
     return paths

@@ -6,14 +6,13 @@ import os
 import re
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import connection, parent_process
+from multiprocessing import connection
 
 import protocols  # noqa: F401 - declares the directories of runs
 from sweep.plan import Run, SeedGroup
@@ -116,9 +115,12 @@ def execute(run: Run) -> str:
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
     """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-    _redirect(log)
     import torch
+
+    from dassl.utils.processes import end_with_parent
+
+    end_with_parent()
+    _redirect(log)
 
     torch.set_num_threads(threads)
     import train  # noqa: F401 - what takes seconds, before the first run is timed
@@ -140,9 +142,3 @@ def _redirect(log: str) -> None:
         stream.flush()
         os.dup2(descriptor, stream.fileno())
     sys.stdout.reconfigure(line_buffering=True)
-
-
-def _die_with_parent() -> None:
-    """End this process when the parent is gone, however it went: nobody would hear of what it does."""
-    connection.wait([parent_process().sentinel])
-    os._exit(1)

@@ -16,6 +16,7 @@ from dassl.data.datasets import DatasetBase, Datum, build_dataset
 from dassl.data.image_store import ImageStore, shared_store
 from dassl.data.samplers import EpochClock, build_sampler, keyed_streams, set_stream
 from dassl.utils import RUNS_IN_PROCESS, available_cpus, choose_device, on_gpu, read_image, seeded, stream_seed
+from dassl.utils.processes import start_loader_worker
 from dassl.utils.third_party import names_from
 
 logger = logging.getLogger(__name__)
@@ -175,6 +176,7 @@ def build_data_loader(
         pin_memory=on_gpu(choose_device(cfg.USE_CUDA)),
         generator=generator,
         persistent_workers=keeps,
+        worker_init_fn=start_loader_worker if workers else None,
     )
     if keeps:
         dataset.loader = weakref.ref(loader)

@@ -1,12 +1,12 @@
 """Helpers without knowledge of data or training."""
 
+from dassl.utils.files import atomic_write, read_json, remove_leftovers, write_json
 from dassl.utils.images import read_image
 from dassl.utils.logger import Logger, close_logger, log_to_stdout, open_log, printable, setup_logger, to_log_file
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry
 from dassl.utils.tools import (
     RUNS_IN_PROCESS,
-    atomic_write,
     available_cpus,
     check_availability,
     check_isfile,
@@ -17,12 +17,10 @@ from dassl.utils.tools import (
     group_equal,
     listdir_nohidden,
     mkdir_if_missing,
-    read_json,
     seeded,
     set_random_seed,
     stream_seed,
     tolist_if_not,
-    write_json,
 )
 from dassl.utils.torchtools import (
     choose_device,
@@ -66,6 +64,7 @@ __all__ = [
     "printable",
     "read_image",
     "read_json",
+    "remove_leftovers",
     "resume_from_checkpoint",
     "save_checkpoint",
     "seeded",

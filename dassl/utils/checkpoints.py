@@ -32,7 +32,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dassl.utils.digests import DIGEST, DamagedError, require_digest, with_digest
-from dassl.utils.tools import atomic_write
+from dassl.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dassl.utils.tools import atomic_write
+from dassl.utils.files import atomic_write
 
 DIGEST = "digest"  # the entry of a dictionary that holds the digest of the others
 MAX_DEPTH = 100  # of nested data; checkpoints have about 6

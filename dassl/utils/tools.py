@@ -1,6 +1,5 @@
 """Small helpers: files, random streams, names, the description of the machine."""
 
-import contextlib
 import difflib
 import hashlib
 import json
@@ -10,16 +9,19 @@ import random
 import shutil
 import sys
 import urllib.request
-import uuid
 import warnings
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import PIL
 import torch
+
+from dassl.utils.files import atomic_write
+from dassl.utils.files import read_json as read_json
+from dassl.utils.files import write_json as write_json
 
 
 def mkdir_if_missing(dirname: str) -> None:
@@ -39,57 +41,6 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     """Return the names in a folder that do not begin with a dot."""
     names = [name for name in os.listdir(path) if not name.startswith(".")]
     return sorted(names) if sort else names
-
-
-@contextmanager
-def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
-    """Yield a file that takes the place of ``path`` when the block ends well, and vanishes when it does not.
-
-    A reader sees the old file or the whole new one, never a part.  Missing folders are made.
-
-    Args:
-        path: the file to write.
-        mode: ``"w"`` for text (UTF-8), ``"wb"`` for bytes.
-    """
-    if mode not in ("w", "wb"):
-        raise ValueError(f'atomic_write: mode must be "w" or "wb", got "{mode}"')
-    folder, name = os.path.split(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    beside = os.path.join(folder, f".{name}.{uuid.uuid4().hex}")
-    try:
-        with open(beside, mode, encoding=None if mode == "wb" else "utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a power cut may leave the new name with nothing in it
-        os.replace(beside, path)
-        _sync_folder(folder)
-    except BaseException:
-        if os.path.exists(beside):
-            os.unlink(beside)
-        raise
-
-
-def _sync_folder(folder: str) -> None:
-    """Let the names in a folder reach the disk, where the system can do that."""
-    with contextlib.suppress(OSError):  # file systems of networks and of Windows have no such thing
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def read_json(fpath: str) -> Any:
-    """Read a JSON file."""
-    with open(fpath, encoding="utf-8") as file:
-        return json.load(file)
-
-
-def write_json(obj: Any, fpath: str) -> None:
-    """Write ``obj`` as JSON, whole or not at all; the folder is made if missing."""
-    with atomic_write(fpath) as file:
-        json.dump(obj, file, indent=4)
-        file.write("\n")
 
 
 def download_url(url: str, dst: str) -> None:
