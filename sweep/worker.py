@@ -115,12 +115,12 @@ def execute(run: Run) -> str:
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
     """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    _redirect(log)
     import torch
 
     from dassl.utils.processes import end_with_parent
 
     end_with_parent()
-    _redirect(log)
 
     torch.set_num_threads(threads)
     import train  # noqa: F401 - what takes seconds, before the first run is timed
