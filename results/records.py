@@ -185,7 +185,7 @@ def read_run(
         found = damage or contradictions(place, metrics) or divergence(metrics)
         return Record(place, directory, metrics, found)
     if FAILURE in files:
-        return Record(place, directory, problem=_failure(os.path.join(directory, FAILURE)))
+        return Record(place, directory, problem=": ".join(read_failure(os.path.join(directory, FAILURE))))
     return _from_log(place, directory) if from_logs else Record(place, directory, problem="unfinished")
 
 
@@ -213,10 +213,14 @@ def _from_log(place: RunDirectory, directory: str) -> Record:
     return Record(place, directory, metrics)
 
 
-def _failure(path: str) -> str:
-    """What a sweep wrote about a run that failed."""
+def read_failure(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """What was written about a run that failed: "failed" or "diverged", and the reason; "" twice if nothing was."""
+    if not os.path.isfile(path):
+        return "", ""
     try:
-        reason = read_object(path)["reason"]
+        content = read_object(path)
+        reason = str(content["reason"])
     except (ValueError, KeyError) as error:
-        return f"failed: {path} is unreadable ({error})"
-    return f"{'diverged' if str(reason).startswith('FloatingPointError') else 'failed'}: {reason}"
+        return "failed", f"{path} is unreadable ({error})"
+    diverged = content.get("kind") == "diverged" or reason.startswith("FloatingPointError")
+    return "diverged" if diverged else "failed", reason

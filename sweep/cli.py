@@ -8,6 +8,7 @@ runs, `--grid KEY VALUES` is a sweep over a key: a folder level and a row of the
 """
 
 import argparse
+import math
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from commands.listing import List
 from commands.names import configs, dataset_name, trainer_name
 from commands.words import refuse_unknown_flags, split_pairs
-from dassl.output import printable_streams
+from dassl.output import clean, printable_streams
 from protocols import PROTOCOLS
 from results.formats import FORMATS
 from results.layout import BENCHMARKS, IMAGENET_VARIANTS, USUAL_SOURCE
@@ -90,6 +91,11 @@ def build_parser() -> argparse.ArgumentParser:
     how.add_argument("--threads", type=int, default=1, help="CPU threads of each run (default: %(default)s)")
     stack = "seeds of a training in one process, computed together (default: %(default)s)"
     how.add_argument("--stack", type=int, default=1, help=stack)
+    stall = (
+        "minutes without a sign of life (a process that is stopped, a file system that hangs) after which a run is "
+        "ended and counts as failed; 0 for never (default: %(default)s)"
+    )
+    how.add_argument("--stall", type=float, default=30.0, metavar="MINUTES", help=stall)
     how.add_argument("--gpus", help="GPUs to use, such as 0,1 (default: all)")
     how.add_argument("--per-gpu", type=int, default=1, help="runs at a time on each GPU (default: %(default)s)")
     where = parser.add_argument_group("where")
@@ -196,6 +202,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for flag, value in numbers.items():
         if value is not None and value < 1:
             raise ValueError(f"{flag} {value}: must be at least 1")
+    if not 0 <= args.stall < math.inf:
+        raise ValueError(f"--stall {args.stall}: minutes, 0 for never")
     if args.gpus and args.jobs and args.launcher == "local":
         raise ValueError(
             f"--jobs {args.jobs} counts runs on CPUs, --gpus {args.gpus} names GPUs (--per-gpu counts there)"
@@ -328,11 +336,12 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     asked = {run.output_dir for run in chosen}
     todo = [run for run in progress.todo if run.output_dir in asked]
     complete = [run for run in progress.complete if run.output_dir in asked]
+    diverged = {run: reason for run, reason in progress.diverged.items() if run.output_dir in asked}
     there = {run.output_dir for run in (*progress.complete, *todo)}
     untrained = list(dict.fromkeys(run.needs for run in todo if run.needs and run.needs not in there))
     packs = pack(args, todo)
     if args.dry_run:
-        sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output))
+        sys.stdout.write(describe(complete, packs, untrained, len(slots), args.output, diverged))
         return 1 if asked_for.left_out else 0
     if not os.path.isdir(args.root) and any(args.root in run.argv and needs_root(run) for run in todo):
         raise FileNotFoundError(f"--root {args.root}: there is no such folder (DATA in the environment names it too)")
@@ -340,11 +349,13 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
         raise ValueError(f"not trained yet: {', '.join(untrained[:3])}; do that first, or leave out --part test")
     if todo:
         require_all(todo)
-    sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do\n")
+    known = f", {len(diverged)} not tried, for what diverged before" if diverged else ""
+    sys.stderr.write(f"{len(complete)} runs complete, {len(todo)} to do{known}\n")
     follow = PROTOCOLS[args.protocol].follow
     if follow and todo:
         sys.stderr.write(f"{follow.cost(config, todo)}\n")
     outcome = work(packs, args, slots) if todo else Outcome()
+    outcome.failed |= diverged
     agree = conclude(args, config, chosen, outcome, asked_for.left_out)
     agree = (not follow or follow_up(args, config, chosen, slots)) and agree
     return 0 if agree and not outcome.failed and not asked_for.left_out else 1
@@ -368,8 +379,9 @@ def follow_up(args: argparse.Namespace, config: SweepConfig, done: Sequence[Run]
     runs = follow.runs(config, records_of(done)) if follow and not args.part else []
     if not follow or not runs:
         return True
-    todo = examine(runs).todo
-    outcome = work(pack(args, todo), args, slots) if todo else Outcome()
+    progress = examine(runs)
+    outcome = work(pack(args, progress.todo), args, slots) if progress.todo else Outcome()
+    outcome.failed |= progress.diverged
     sys.stdout.write("\n")
     further = argparse.Namespace(**{**vars(args), "protocol": follow.protocol, "folds": None, "repeats": None})
     further.trainers = list(dict.fromkeys(run.place.trainer for run in runs))
@@ -397,7 +409,7 @@ def work(packs: list[SeedGroup], args: argparse.Namespace, slots: "list[Slot]") 
     try:
         if args.launcher == "slurm":
             return slurm.work(packs, slurm_options(args, logs), bar)
-        return Pool(slots, logs, bar).work(packs)
+        return Pool(slots, logs, bar, stall=60 * args.stall).work(packs)
     finally:
         bar.close()
 
@@ -444,12 +456,14 @@ def conclude(
     if args.format == "text":
         lines = commands(args, config, runs)
         sys.stdout.write("\n".join(["", "Each row again:", *(f"  {line}" for line in lines)]) + "\n")
+    said = [f"audit: {line}" for line in audit_records(records_of(runs))]
     if args.average:
-        sys.stdout.write("\n" + write_averages(runs))
-    sys.stderr.write("".join(f"failed: {line}\n" for line in failures(outcome.failed)))
-    found = audit_records(records_of(runs))
-    sys.stderr.write("".join(f"audit: {line}\n" for line in found))
-    return not found
+        text, unwritten = write_averages(runs)
+        sys.stdout.write("\n" + text)
+        said += [f"not written: {reason}" for reason in unwritten]
+    sys.stderr.write("".join(f"failed: {clean(line)}\n" for line in failures(outcome.failed)))
+    sys.stderr.write("".join(f"{clean(line)}\n" for line in said))
+    return not said
 
 
 @printable_streams()

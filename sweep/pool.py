@@ -1,16 +1,23 @@
-"""Packs of runs over worker processes: which worker takes what next, and what happens when one dies."""
+"""Packs of runs over worker processes: which worker takes what next, and what happens when one dies or is silent."""
 
 import multiprocessing
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 
+from results.records import FAILURE, read_failure
+from sweep.heartbeat import Silence
 from sweep.plan import Run, SeedGroup
 from sweep.state import failed
 from sweep.worker import Message, WorkerError, serve
 
+LISTEN_SECONDS = 1.0
+SAY_SECONDS = 30.0  # after so much silence, and again after as much, it is said
+BUSY_SECONDS = 5.0  # until a run that another process is at is looked at again
+KILL_SECONDS = 10.0  # a process that is not gone so long after it was killed waits in the system's kernel
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -39,6 +46,8 @@ class Worker:
     pack: SeedGroup = ()
     open: set[int] = field(default_factory=set)  # places in the pack of the runs that are not over
     last: set[str] = field(default_factory=set)  # directories of the pack that it had before
+    silence: Silence = field(default_factory=Silence)
+    said: float = 0.0  # seconds of silence that were said
 
 
 @dataclass
@@ -70,8 +79,9 @@ class Pool:
     Args:
         slots: where workers run.
         logs: folder of the workers' logs.
-        tell: called with a run and its message (`progress`, `done`, `failed`).
+        tell: called with a run and its message (`progress`, `busy`, `silent`, `done`, `failed`).
         life: what a worker process does, with its pipe, its log and its number of threads.
+        stall: seconds without a sign of life after which a worker is ended and its runs have failed; 0 for never.
     """
 
     def __init__(
@@ -80,9 +90,12 @@ class Pool:
         logs: str,
         tell: Callable[[Run, Message], None],
         life: Callable[[connection.Connection, str, int], None] = serve,
+        stall: float = 0.0,
     ):
-        self.slots, self.logs, self.tell, self.life = slots, logs, tell, life
+        self.slots, self.logs, self.tell, self.life, self.stall = slots, logs, tell, life, stall
         self.workers: dict[int, Worker] = {}  # by slot
+        self.later: dict[str, float] = {}  # directories of runs that others are at, and when to look again
+        self.listened = time.monotonic()
         self.waiting: list[SeedGroup] = []
         self.outcome = Outcome()
 
@@ -90,21 +103,32 @@ class Pool:
         """Carry out the runs, each after the one that it needs; a run whose need failed is not tried.
 
         Runs of one pack need nothing, or things that are there together. A need that is not among the runs is taken to
-        be there. Ends the workers however it ends.
+        be there. A run that another process is at is put to the end, until it is complete or free. Ends the workers
+        however it ends.
         """
         self.waiting, own = list(packs), {run.output_dir for pack in packs for run in pack}
         try:
-            while self.waiting or any(worker.pack for worker in self.workers.values()):
+            while self.waiting or self._busy():
                 self._give_up_on_unmet()
                 self._assign(own)
-                if any(worker.pack for worker in self.workers.values()):
+                if self.waiting or self._busy():
                     self._listen()
         finally:
             self._end()
         return self.outcome
 
+    def _busy(self) -> list[Worker]:
+        """The workers that have runs."""
+        return [worker for worker in self.workers.values() if worker.pack]
+
     def _give_up_on_unmet(self) -> None:
-        """Drop the runs whose need failed."""
+        """Drop the runs whose need failed, and those that failed in the process that was at them."""
+        now = time.monotonic()
+        for pack in [pack for pack in self.waiting if self.later.get(pack[0].output_dir, now) < now]:
+            _, reason = read_failure(os.path.join(pack[0].output_dir, FAILURE))
+            if reason:
+                self.waiting.remove(pack)
+                self._settle(pack[0], f"{reason} (in the process that was at it)")
         lost = {run.output_dir for run in self.outcome.failed}
         for pack in list(self.waiting):
             unmet = [run for run in pack if run.needs in lost]
@@ -116,8 +140,9 @@ class Pool:
 
     def _assign(self, own: set[str]) -> None:
         """Give every idle worker a pack, starting workers where slots are free."""
-        there = {run.output_dir for run in self.outcome.done}
-        ready = [pack for pack in self.waiting if all(run.needs not in own or run.needs in there for run in pack)]
+        there, now = {run.output_dir for run in self.outcome.done}, time.monotonic()
+        met = [pack for pack in self.waiting if all(run.needs not in own or run.needs in there for run in pack)]
+        ready = [pack for pack in met if all(self.later.get(run.output_dir, 0.0) <= now for run in pack)]
         idle = [index for index in range(len(self.slots)) if not (self._at(index) and self._at(index).pack)]
         for index in list(idle):  # first what a worker has trained itself: it may have it in memory
             worker = self._at(index)
@@ -140,8 +165,9 @@ class Pool:
         if worker is None:
             worker = self.workers[index] = self._start(self.slots[index], index)
         self.waiting.remove(pack)
-        worker.pack, worker.open = pack, set(range(len(pack)))
-        worker.pipe.send(pack)
+        worker.pack, worker.open, worker.silence, worker.said = pack, set(range(len(pack))), Silence(), 0.0
+        with suppress(OSError):  # it died; that is noticed when its pipe is listened to
+            worker.pipe.send(pack)
 
     def _start(self, slot: Slot, index: int) -> Worker:
         """A new worker process."""
@@ -155,25 +181,75 @@ class Pool:
         return Worker(slot, log, process, ours)
 
     def _listen(self) -> None:
-        """Wait for messages and take in what they say."""
-        busy = {worker.pipe: worker for worker in self.workers.values() if worker.pack}
-        for pipe in connection.wait(list(busy), timeout=1.0):
-            worker = busy[pipe]
+        """Wait for messages, take in what they say, and end workers that have given no sign of life for long."""
+        by_pipe = {worker.pipe: worker for worker in self.workers.values() if not worker.pipe.closed}
+        if not by_pipe:
+            time.sleep(LISTEN_SECONDS)  # only runs of others are left
+        for worker in [by_pipe[pipe] for pipe in connection.wait(by_pipe, timeout=LISTEN_SECONDS) if pipe in by_pipe]:
             try:
-                message = pipe.recv()
+                message = worker.pipe.recv()
             except (EOFError, OSError):
                 self._bury(worker)
-                continue
-            if message.kind == "ready":
-                worker.ready = True
-            elif message.kind == "progress":
-                self.tell(worker.pack[message.index], message)
             else:
-                run = worker.pack[message.index]
-                worker.open.remove(message.index)
-                if not worker.open:
-                    worker.last, worker.pack = {run.output_dir for run in worker.pack}, ()
-                self._settle(run, message.reason)
+                self._take_in(worker, message)
+        now = time.monotonic()
+        # time in which this process was itself stopped, or waited for a file, is nobody's silence
+        passed, self.listened = min(now - self.listened, 2 * LISTEN_SECONDS), now
+        for worker in self._busy():
+            self._watch(worker, passed)
+
+    def _take_in(self, worker: Worker, message: Message) -> None:
+        """Note what a worker has told."""
+        if message.kind == "alive":
+            worker.silence.heard(message.fraction)
+            return
+        worker.silence.end()
+        if message.kind == "ready":
+            worker.ready = True
+            return
+        run = worker.pack[message.index]
+        if message.kind == "progress":
+            self.tell(run, message)
+            return
+        worker.open.remove(message.index)
+        if not worker.open:
+            worker.last, worker.pack = {run.output_dir for run in worker.pack}, ()
+        if message.kind == "busy":
+            self._put_off(run, message)
+        else:
+            self._settle(run, message.reason)
+
+    def _put_off(self, run: Run, message: Message) -> None:
+        """Put a run that another process is at to the end."""
+        self.later[run.output_dir] = time.monotonic() + BUSY_SECONDS
+        self.waiting.append((run,))
+        self.tell(run, message)
+
+    def _watch(self, worker: Worker, passed: float) -> None:
+        """Let so much more time pass since a worker's last sign of life; say so, and end the worker when it is much."""
+        silence = worker.silence
+        silence.lasts(passed)
+        if silence.seconds < worker.said:
+            worker.said = 0.0
+        if self.stall and silence.seconds >= self.stall:
+            self._end_silent(worker)
+        elif silence.seconds >= worker.said + min(SAY_SECONDS, self.stall / 2 or SAY_SECONDS):
+            worker.said = silence.seconds
+            said = f"{worker.process.name} gives no sign of life for {_span(silence.seconds)}"
+            for index in sorted(worker.open):
+                self.tell(worker.pack[index], Message("silent", reason=said, index=index))
+
+    def _end_silent(self, worker: Worker) -> None:
+        """End a worker that gives no sign of life; its runs have failed, the same line tries them again."""
+        lost, worker.pack = [worker.pack[index] for index in sorted(worker.open)], ()
+        _kill(worker.process)
+        self._forget(worker)
+        for run in lost:
+            reason = (
+                f"its worker process gave no sign of life for {_span(self.stall)} (--stall) and was ended; the same "
+                f"line tries it again ({worker.log})"
+            )
+            self._settle(run, failed(run, reason))
 
     def _settle(self, run: Run, reason: str) -> None:
         """Note that a run is over."""
@@ -193,7 +269,9 @@ class Pool:
             WorkerError: it died before it could take a run.
         """
         worker.process.join()
-        worker.pipe.close()
+        self._forget(worker)
+        if not worker.pack:
+            return
         code = worker.process.exitcode
         if not worker.ready:
             raise WorkerError(f"a worker process ended while starting (exit code {code}); {worker.log} says why")
@@ -202,17 +280,37 @@ class Pool:
         if several:
             self.waiting[:0] = [(run,) for run in lost]
             return
-        reason = f"its worker process died (exit code {code}; {worker.log})"
-        failed(lost[0], reason)
-        self._settle(lost[0], reason)
+        self._settle(lost[0], failed(lost[0], f"its worker process died (exit code {code}; {worker.log})"))
+
+    def _forget(self, worker: Worker) -> None:
+        """A worker is gone; its slot is free."""
+        worker.pipe.close()
+        self.workers = {index: other for index, other in self.workers.items() if other is not worker}
 
     def _end(self) -> None:
         """End all workers; one that is at work (only when the sweep itself is being ended) is stopped at once."""
         for worker in self.workers.values():
             if not worker.pack and worker.process.is_alive():
-                worker.pipe.send(None)
+                with suppress(OSError):
+                    worker.pipe.send(None)
             else:
                 worker.process.terminate()
         for worker in self.workers.values():
-            worker.process.join()
+            worker.process.join(KILL_SECONDS)
+            if worker.process.is_alive():
+                _kill(worker.process)
             worker.pipe.close()
+
+
+def _span(seconds: float) -> str:
+    """A time in words."""
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def _kill(process: multiprocessing.process.BaseProcess) -> None:
+    """Kill a process, which may be stopped; one that waits in the kernel is left behind, and not waited for at exit."""
+    process.kill()
+    process.join(KILL_SECONDS)
+    if process.is_alive():
+        children = vars(multiprocessing.process)["_children"]
+        children.discard(process)

@@ -3,7 +3,7 @@
 import argparse
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,7 +23,12 @@ FOLDS = ("folds", None), ("repeats", None)
 
 
 def describe(
-    complete: Sequence[Run], packs: Sequence[SeedGroup], untrained: Sequence[str], slots: int, output: str
+    complete: Sequence[Run],
+    packs: Sequence[SeedGroup],
+    untrained: Sequence[str],
+    slots: int,
+    output: str,
+    diverged: Mapping[Run, str],
 ) -> str:
     """A dry run's text: what is to do as lines of train.py, then counts, time and disk.
 
@@ -33,6 +38,7 @@ def describe(
         untrained: directories that runs to do need, where no training is complete or to do.
         slots: runs at a time.
         output: folder of all results; finished runs there tell how long one takes.
+        diverged: runs that are not tried, with reasons.
     """
     from sweep.estimate import estimate
 
@@ -40,6 +46,7 @@ def describe(
     lines = [f"python train.py {shlex.join(arguments(pack))}" for pack in packs]
     lines += packing(packs)
     lines += [f"not trained yet: {directory}" for directory in untrained]
+    lines += [f"{run.output_dir}: {reason}" for run, reason in diverged.items()]
     trainings = sum(run.trains for run in todo)
     lines.append(
         f"{len(todo)} runs to do ({trainings} trainings, {len(todo) - trainings} evaluations), "
@@ -98,17 +105,18 @@ def commands(args: argparse.Namespace, config: SweepConfig, runs: Sequence[Run])
     return lines
 
 
-def write_averages(runs: Sequence[Run]) -> str:
+def write_averages(runs: Sequence[Run]) -> tuple[str, list[str]]:
     """Average accuracy and macro F1 over the seeds of each data set and method, also in a file beside the seeds.
 
-    The last two lines are those of the official scripts. An evaluator of others may give no macro F1.
+    Returns the text, and which files could not be written. The last two lines are those of the official scripts. An
+    evaluator of others may give no macro F1.
     """
     groups: dict[Path, list[Record]] = {}
     folders = {os.path.abspath(run.output_dir): Path(run.output_dir).parent for run in runs}
     for record in records_of(runs):
         if not record.problem:
             groups.setdefault(folders[record.path], []).append(record)
-    texts = []
+    texts, unwritten = [], []
     for folder, records in groups.items():
         measures = {"accuracy": summarise([record.accuracy for record in records])}
         if all("macro_f1" in record.metrics for record in records):
@@ -116,10 +124,13 @@ def write_averages(runs: Sequence[Run]) -> str:
         lines = [_spread(name, measure) for name, measure in measures.items()]
         lines += [f"Average {name[0].upper()}{name[1:]}: {measure.mean:.2f}%" for name, measure in measures.items()]
         text = "\n".join([*lines, ""])
-        with atomic_write(folder / AVERAGES) as file:
-            file.write(text)
+        try:
+            with atomic_write(folder / AVERAGES) as file:
+                file.write(text)
+        except OSError as error:
+            unwritten.append(str(error))
         texts.append(f"{folder}\n{text}")
-    return "\n".join(texts)
+    return "\n".join(texts), unwritten
 
 
 def _spread(what: str, summary: Summary) -> str:

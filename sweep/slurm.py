@@ -13,7 +13,7 @@ from typing import Any
 
 from results.records import read_run
 from sweep.plan import Run, SeedGroup
-from sweep.pool import THREADS, Outcome
+from sweep.pool import BUSY_SECONDS, THREADS, Outcome
 from sweep.state import finished
 from sweep.worker import Message, execute_pack
 
@@ -39,25 +39,41 @@ class Task:
     over: list[str] = field(default_factory=list)
 
     def __call__(self) -> None:
-        """Carry out the runs; RuntimeError if some failed. Of a pack of trainings it takes all of them, since then the
-        job that needs this one is not started."""
+        """Carry out the runs, those that other processes are at when these are through.
+
+        Raises:
+            RuntimeError: some failed. Of a pack of trainings it takes all of them, since then the job that needs this
+                one is not started.
+        """
         import torch
 
         torch.set_num_threads(self.threads)
-        reasons = []
-        for pack in self.packs:
-            left = tuple(run for run in pack if run.output_dir not in self.over)
-
-            def note(message: Message, left: SeedGroup = left) -> None:
-                if message.kind != "progress":
-                    run = left[message.index]
-                    self.over.append(run.output_dir)
-                    reasons.extend([f"{run.output_dir}: {message.reason}"] if message.reason else [])
-
-            if left:
-                execute_pack(left, note)
+        reasons: list[str] = []
+        waiting = list(self.packs)
+        while waiting:
+            pack = waiting.pop(0)
+            held_up = self._carry_out(tuple(run for run in pack if run.output_dir not in self.over), reasons)
+            if held_up:
+                waiting.append(held_up)
+                time.sleep(BUSY_SECONDS)
         if reasons and (len(self.packs) > 1 or len(reasons) == len(self.packs[0])):
             raise RuntimeError("; ".join(reasons))
+
+    def _carry_out(self, pack: SeedGroup, reasons: list[str]) -> SeedGroup:
+        """Carry out a pack; notes why runs failed, and returns those that another process is at."""
+        held_up: list[Run] = []
+
+        def note(message: Message) -> None:
+            run = pack[message.index]
+            if message.kind == "busy":
+                held_up.append(run)
+            elif message.kind in ("done", "failed"):
+                self.over.append(run.output_dir)
+                reasons.extend([f"{run.output_dir}: {message.reason}"] if message.reason else [])
+
+        if pack:
+            execute_pack(pack, note)
+        return tuple(held_up)
 
     def checkpoint(self) -> Any:
         """What submitit puts back into the queue at a time-out: the same, less the runs that are over."""

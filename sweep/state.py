@@ -1,15 +1,14 @@
 """What of a sweep is there already. Nothing is deleted here, except by `redo`."""
 
 import argparse
-import fcntl
 import functools
 import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import protocols  # noqa: F401 - declares the directories of runs
@@ -19,8 +18,9 @@ from dassl.engine.comparison import differences, flatten, to_dict
 from dassl.engine.record import code_version_of
 from dassl.utils import write_json
 from dassl.utils.file_identity import file_digests
+from dassl.utils.locks import run_lock
 from results.evidence import REPEATED, contradictions, unlike_directory
-from results.records import FAILURE, METRICS, NEEDED, read_metrics
+from results.records import FAILURE, METRICS, NEEDED, read_failure, read_metrics
 from sweep.images import Images
 from sweep.method_configs import trainer_class
 from sweep.plan import Run
@@ -34,30 +34,50 @@ class AnotherConfiguration(ValueError):
     """A directory holds a run that was made with other settings, or a damaged one."""
 
 
-class Busy(RuntimeError):
-    """Another process is at a run."""
-
-
 @dataclass
 class Progress:
-    """The runs of a sweep: complete, and to do (with what is there of them, if they were interrupted)."""
+    """The runs of a sweep.
 
-    complete: list[Run]
-    todo: list[Run]
+    Attributes:
+        complete: with their results.
+        todo: with what is there of them, if they were interrupted.
+        diverged: those that diverged, and those that need them, with reasons; they would diverge again.
+    """
+
+    complete: list[Run] = field(default_factory=list)
+    todo: list[Run] = field(default_factory=list)
+    diverged: dict[Run, str] = field(default_factory=dict)
 
 
 def examine(runs: list[Run]) -> Progress:
-    """Sort the runs into complete ones and others.
+    """Sort the runs into complete ones, those that diverged with these settings and this code, and others.
 
     Raises:
         AnotherConfiguration: a directory holds another configuration's run; names the first and what differs.
         ValueError, FileNotFoundError: a run's arguments are wrong.
     """
-    progress, images = Progress([], []), Images()
+    progress, images = Progress(), Images()
     for run in runs:
         _require_directory(run)
-        (progress.complete if finished(run, images) else progress.todo).append(run)
+        if finished(run, images):
+            progress.complete.append(run)
+        elif reason := divergence(run.output_dir):
+            progress.diverged[run] = f"{reason}. It is not repeated, for it would diverge again; --redo repeats it"
+        else:
+            progress.todo.append(run)
+    lost = {run.output_dir for run in progress.diverged}
+    for run in [run for run in progress.todo if run.needs in lost]:
+        progress.todo.remove(run)
+        progress.diverged[run] = f"not tried: {run.needs} diverged"
     return progress
+
+
+def divergence(directory: str) -> str:
+    """Why the run in a directory diverged, as it was written down; "" if it did not."""
+    if os.path.isfile(os.path.join(directory, METRICS)):
+        return ""
+    kind, reason = read_failure(os.path.join(directory, FAILURE))
+    return reason if kind == "diverged" else ""
 
 
 def _require_directory(run: Run) -> None:
@@ -191,51 +211,54 @@ def compare(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 
 def redo(runs: list[Run]) -> list[Run]:
-    """Delete the directories of those runs whose settings differ, and of the evaluations of these; return them."""
+    """Delete the directories of those runs whose settings differ or that diverged, and of the evaluations of these;
+    return them.
+
+    Raises:
+        RunBusy: another process is at work in one of them.
+    """
     deleted: list[Run] = []
     images = Images()
     for run in runs:
         try:
             _result(run, requested(run.argv), images)
-            stale = any(run.needs == other.output_dir for other in deleted)
+            stale = any(run.needs == other.output_dir for other in deleted) or bool(divergence(run.output_dir))
         except AnotherConfiguration:
             stale = True
         if stale and os.path.isdir(run.output_dir):
-            shutil.rmtree(run.output_dir)
+            with run_lock(run.output_dir):
+                shutil.rmtree(run.output_dir)
             deleted.append(run)
     return deleted
 
 
-@contextmanager
-def started(run: Run) -> Iterator[None]:
-    """Hold the run's directory while it runs: alone, with its request written, an earlier log and failure set aside.
+def begin(run: Run) -> None:
+    """Prepare the directory of a run, which this process holds: its request is written, an earlier log and failure set
+    aside."""
+    _set_log_aside(run.output_dir)
+    with suppress(FileNotFoundError):
+        os.unlink(os.path.join(run.output_dir, FAILURE))
+    config = to_dict(train.build_config(train.build_parser().parse_args(list(run.argv))))
+    version = code_version_of(trainer_class(run.place.trainer))
+    request = {"argv": list(run.argv), "recipe": version, "config": config}
+    write_json(request, os.path.join(run.output_dir, REQUEST))
 
-    Raises:
-        Busy: another process is at it.
+
+def failed(run: Run, reason: str, kind: str = "failed") -> str:
+    """Write down why a run failed, for tables and for the next one who looks; returns the reason.
+
+    Args:
+        run: the run.
+        reason: in a line.
+        kind: "failed", or "diverged": the same line does not repeat it.
     """
-    os.makedirs(run.output_dir, exist_ok=True)
-    with open(os.path.join(run.output_dir, ".lock"), "w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (PermissionError, BlockingIOError) as error:
-            raise Busy("another process is at it; the same line looks again") from error
-        except OSError as error:
-            logger.warning("%s cannot be locked (%s): see to it that no other sweep writes there", lock.name, error)
-        _set_log_aside(run.output_dir)
-        failure = os.path.join(run.output_dir, FAILURE)
-        if os.path.exists(failure):
-            os.unlink(failure)
-        config = to_dict(train.build_config(train.build_parser().parse_args(list(run.argv))))
-        version = code_version_of(trainer_class(run.place.trainer))
-        request = {"argv": list(run.argv), "recipe": version, "config": config}
-        write_json(request, os.path.join(run.output_dir, REQUEST))
-        yield
-
-
-def failed(run: Run, reason: str) -> None:
-    """Write down why a run failed, for tables and for the next one who looks."""
-    content = {"reason": reason, "argv": list(run.argv), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-    write_json(content, os.path.join(run.output_dir, FAILURE))
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+    content = {"kind": kind, "reason": reason, "argv": list(run.argv), "time": stamp}
+    try:
+        write_json(content, os.path.join(run.output_dir, FAILURE))
+    except OSError as error:
+        return f"{reason} (nor can that be written down: {error})"
+    return reason
 
 
 def _set_log_aside(directory: str) -> None:

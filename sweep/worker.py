@@ -6,15 +6,17 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import redirect_stdout
-from dataclasses import dataclass
+from contextlib import redirect_stdout, suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import connection
 
 import protocols  # noqa: F401 - declares the directories of runs
+from sweep.heartbeat import beat
 from sweep.plan import Run, SeedGroup
 
 STEP_LINE = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
@@ -31,9 +33,15 @@ def is_sequel(reason: str) -> bool:
 
 @dataclass(frozen=True)
 class Message:
-    """What a worker tells: `kind` is `ready`, `progress` (with `fraction`), `done` or `failed` (with `reason`).
+    """What a worker tells, or its parent says of it.
 
-    `index` says of which run of its pack.
+    Attributes:
+        kind: `ready` (it can take runs), `alive` (`fraction`: seconds of processors used), `progress` (`fraction` of a
+            run), `done`, `failed` (for `reason`), `busy` (another process is at the run), `silent` (no sign of life,
+            `reason` says how long).
+        fraction: see there.
+        reason: see there.
+        index: of which run of its pack.
     """
 
     kind: str
@@ -81,8 +89,8 @@ def execute_pack(pack: SeedGroup, tell: Callable[[Message], None]) -> None:
         with open(os.devnull, "w", encoding="utf-8") as silence:
             sink = StepLines(silence if index else sys.stdout, report)
             with redirect_stdout(sink):
-                reason = execute(run)
-        tell(Message("failed", reason=reason, index=index) if reason else Message("done", index=index))
+                end = execute(run)
+        tell(replace(end, index=index))
 
     bodies = [partial(body, index, run) for index, run in enumerate(pack)]
     results = run_together(bodies) if len(bodies) > 1 else [bodies[0]()]
@@ -90,54 +98,85 @@ def execute_pack(pack: SeedGroup, tell: Callable[[Message], None]) -> None:
         raise error
 
 
-def execute(run: Run) -> str:
-    """Carry out a run in this process; returns "" or why it failed, which is then also written to its directory.
+def execute(run: Run) -> Message:
+    """Carry out a run in this process; returns how it ended: `done`, `busy` or `failed`.
 
-    Nothing is written where another process is at the run.
+    Why it failed is also written to its directory. Nothing is written where another process is at the run.
     """
-    import train
-    from sweep.state import Busy, failed, started
+    from dassl.utils.locks import RunBusy, run_lock
 
-    reason = ""
     try:
-        with started(run):
+        with run_lock(run.output_dir):
+            return _execute_alone(run)
+    except RunBusy as error:
+        return Message("busy", reason=str(error))
+    except OSError as error:  # of the folder itself
+        return Message("failed", reason=_first_line(error))
+
+
+def _execute_alone(run: Run) -> Message:
+    """Carry out a run whose directory is held, unless another process has completed it meanwhile."""
+    import train
+    from dassl.utils.locks import RunBusy
+    from sweep.state import AnotherConfiguration, begin, failed, finished
+
+    try:
+        if not finished(run):
+            begin(run)
             train.run(train.build_parser().parse_args(list(run.argv)))
-    except Busy as error:
-        reason = str(error)
+    except RunBusy:  # it was taken over while this process was stopped
+        raise
+    except AnotherConfiguration as error:  # in a folder of others nothing is written
+        return Message("failed", reason=_first_line(error))
     except Exception as error:  # whatever it is: a sweep goes on with its other runs
-        traceback.print_exc()
-        first_line = (str(error).strip() or "no message").splitlines()[0]  # the log has the rest
-        reason = f"{type(error).__name__}: {first_line}"
-        failed(run, reason)
-    return reason
+        with suppress(OSError):  # the disk of the log may be full
+            traceback.print_exc()
+        kind = "diverged" if isinstance(error, FloatingPointError) else "failed"
+        return Message("failed", reason=failed(run, _first_line(error), kind))
+    return Message("done")
+
+
+def _first_line(error: Exception) -> str:
+    """An error in a line; the log has the rest."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
 
 
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
     """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     _redirect(log)
+    lock = threading.Lock()
+
+    def tell(message: Message) -> None:
+        with lock:
+            pipe.send(message)
+
+    beat(lambda used: tell(Message("alive", used)))
     import torch
 
     from dassl.utils.processes import end_with_parent
 
     end_with_parent()
-
     torch.set_num_threads(threads)
     import train  # noqa: F401 - what takes seconds, before the first run is timed
 
-    pipe.send(Message("ready"))
+    tell(Message("ready"))
     while (pack := pipe.recv()) is not None:
-        sys.stdout.write("".join(f"\n--- {run.output_dir}" for run in pack) + "\n")
-        execute_pack(pack, pipe.send)
+        with suppress(OSError):
+            sys.stdout.write("".join(f"\n--- {run.output_dir}" for run in pack) + "\n")
+        execute_pack(pack, tell)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
 def _redirect(log: str) -> None:
-    """Send this process' output, that of native code included, to the end of a file."""
-    os.makedirs(os.path.dirname(log), exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Send this process' output, that of native code included, to the end of a file, or nowhere if there is no room."""
+    try:
+        os.makedirs(os.path.dirname(log), exist_ok=True)
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
         os.dup2(descriptor, stream.fileno())

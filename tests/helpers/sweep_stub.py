@@ -1,14 +1,19 @@
 """A worker process that needs no heavy import: what it does with a run is said by the run's arguments."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
+from sweep.heartbeat import beat
 from sweep.worker import Message
+
+BEAT = 0.1
 
 
 def live(pipe, log: str, threads: int) -> None:
     """Take runs; each leaves a line `worker run` in the file that its second argument names."""
+    beat(lambda used: pipe.send(Message("alive", used)), BEAT)
     pipe.send(Message("ready"))
     while (pack := pipe.recv()) is not None:
         for index, run in enumerate(pack):
@@ -18,7 +23,18 @@ def live(pipe, log: str, threads: int) -> None:
             pipe.send(Message("progress", 0.5, index=index))
             if deed == "die":
                 os._exit(7)
+            if deed == "stop":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if deed == "hang":
+                time.sleep(600)
+            if deed == "compute":
+                end = time.monotonic() + 6.0
+                while time.monotonic() < end:
+                    pass
             time.sleep(0.2 if deed == "slow" else 0)
+            if deed == "busy" and not Path(f"{run.output_dir}.free").exists():
+                pipe.send(Message("busy", reason="another process", index=index))
+                continue
             failure = Message("failed", reason="ValueError: no", index=index)
             pipe.send(failure if deed == "fail" else Message("done", index=index))
 

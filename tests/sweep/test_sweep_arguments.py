@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -9,12 +10,13 @@ from adaptation.trainer import fill_input
 from clip.loading import load_backbone
 from dassl.config import get_cfg_default
 from dassl.engine.comparison import FILLED, flatten, to_dict
+from dassl.utils.locks import run_lock
 from protocols.base2new import plan as base2new
 from protocols.xd import plan as transfer
 from sweep import cli
 from sweep.method_configs import config_of
 from sweep.plan import SweepConfig
-from sweep.state import AnotherConfiguration, Busy, compare, examine, redo, requested, started
+from sweep.state import AnotherConfiguration, begin, compare, examine, failed, redo, requested
 from sweep.worker import execute
 
 
@@ -114,19 +116,68 @@ def test_what_a_backbone_fills_in_makes_no_other_run(small_weights):
 def test_nothing_is_written_where_another_process_is_at_work(tmp_path, monkeypatch):
     run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
 
-    def busy(run):
-        raise Busy("another process is at it")
+    ready, end = Event(), Event()
 
-    monkeypatch.setattr("sweep.state.started", busy)
-    assert execute(run) == "another process is at it"
-    assert not Path(run.output_dir).exists()
+    def other():
+        with run_lock(run.output_dir):
+            ready.set()
+            end.wait()
+
+    thread = Thread(target=other)
+    thread.start()
+    ready.wait()
+    try:
+        assert execute(run).kind == "busy"
+    finally:
+        end.set()
+        thread.join()
+    assert [path.name for path in Path(run.output_dir).iterdir()] == [".lock"]
+
+
+def test_what_another_process_has_completed_meanwhile_is_not_repeated(tmp_path, monkeypatch):
+    run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
+    monkeypatch.setattr("sweep.state.finished", lambda run: True)
+    assert execute(run).kind == "done"
+    assert [path.name for path in Path(run.output_dir).iterdir()] == [".lock"]
+
+
+def test_what_cannot_be_written_is_said_and_does_not_end_the_sweep(tmp_path):
+    (tmp_path / "out").write_text("a file where the folder should be")
+    run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
+    end = execute(run)
+    assert end.kind == "failed"
+    assert str(tmp_path / "out") in end.reason
+    assert failed(run, "ValueError: no").startswith("ValueError: no (nor can that be written down: ")
+
+
+def test_a_diverged_run_is_named_and_not_repeated_until_it_is_asked_for(tmp_path):
+    train, test = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
+    begin(train)
+    failed(train, "FloatingPointError: Loss is infinite or NaN! (epoch 1, batch 2)", "diverged")
+    progress = examine([train, test])
+    assert (progress.complete, progress.todo) == ([], [])
+    assert "Loss is infinite or NaN! (epoch 1, batch 2). It is not repeated" in progress.diverged[train]
+    assert progress.diverged[test] == f"not tried: {train.output_dir} diverged"
+    other = SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,), opts=("OPTIM.LR", "0.5"))
+    with pytest.raises(AnotherConfiguration, match=r"OPTIM\.LR"):
+        examine(base2new(other, ["CoOp"], ["digits"]))
+    assert redo([train, test]) == [train]
+    assert examine([train, test]).todo == [train, test]
+
+
+def test_a_failed_run_is_tried_again(tmp_path):
+    run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
+    begin(run)
+    failed(run, "ValueError: no")
+    assert examine([run]).todo == [run]
+    begin(run)
+    assert not Path(run.output_dir, "failed.json").exists()
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "sweep.json"])
 def test_a_damaged_file_is_named_and_redone(tmp_path, name):
     run, _ = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1,)), ["CoOp"], ["digits"])
-    with started(run):
-        pass
+    begin(run)
     path = Path(run.output_dir, name)
     path.write_text('{"config": {')
     with pytest.raises(AnotherConfiguration, match=rf"{path} is damaged .*--redo"):

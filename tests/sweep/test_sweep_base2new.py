@@ -22,7 +22,7 @@ from sweep.method_configs import config_of
 from sweep.packs import arguments, make_packs, packing
 from sweep.plan import SweepConfig
 from sweep.progress import Bar
-from sweep.state import AnotherConfiguration, _weights_digest, compare, examine, failed, redo, requested, started
+from sweep.state import AnotherConfiguration, _weights_digest, begin, compare, examine, failed, redo, requested
 
 FAST = ["OPTIM.MAX_EPOCH", "1"]
 
@@ -172,8 +172,7 @@ def test_another_recipe_is_not_complete(tmp_path, monkeypatch):
     with pytest.raises(AnotherConfiguration, match=r"recipe: 1.1 there, 1.2 now"):
         examine([train])
     Path(train.output_dir, "metrics.json").unlink()
-    with started(train):
-        pass
+    begin(train)
     assert examine([train]).todo == [train], "it was begun by this recipe"
     monkeypatch.setattr("dassl.engine.record.CODE_VERSION", 2)
     with pytest.raises(AnotherConfiguration, match=r"recipe: 1.2 there, 2.2 now"):
@@ -202,8 +201,7 @@ def test_other_weights_in_the_file_are_noticed(tmp_path, small_weights):
 
 def test_an_interrupted_run_of_other_settings_is_not_resumed(tmp_path):
     train, _ = base2new(_setting(tmp_path, seeds=(1,)), ["CoOp"], ["drawn_thermal"])
-    with started(train):
-        pass
+    begin(train)
     assert examine([train]).todo == [train]
     other, _ = base2new(_setting(tmp_path, seeds=(1,), opts=("OPTIM.LR", "0.5")), ["CoOp"], ["drawn_thermal"])
     with pytest.raises(AnotherConfiguration):
@@ -221,10 +219,10 @@ def test_starting_sets_an_earlier_log_and_failure_aside(tmp_path):
     folder.mkdir(parents=True)
     (folder / "log.txt").write_text("first")
     failed(run, "ValueError: x")
-    with started(run):
-        assert not (folder / "log.txt").exists()
-        assert not (folder / "failed.json").exists()
-        assert [path.read_text() for path in folder.glob("log.txt-*")] == ["first"]
+    begin(run)
+    assert not (folder / "log.txt").exists()
+    assert not (folder / "failed.json").exists()
+    assert [path.read_text() for path in folder.glob("log.txt-*")] == ["first"]
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,17 @@
 """The pool: dependencies, failures, dead workers, slots."""
 
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 from sweep_stub import die_at_birth, live
 
+from dassl.utils import write_json
 from results.layout import RunDirectory
+from sweep.heartbeat import Silence, cpu_seconds
 from sweep.plan import Run
 from sweep.pool import Pool, Slot, WorkerError
 
@@ -17,16 +22,21 @@ class Made:
     """Runs in a folder, and what workers did with them."""
 
     def __init__(self, folder: Path):
-        self.folder, self.journal, self.told = folder, folder / "journal", []
+        self.folder, self.journal, self.told, self.said = folder, folder / "journal", [], []
 
     def run(self, name: str, deed: str = "do", needs: Run | None = None) -> Run:
         directory = str(self.folder / name)
         return Run(PLACE, (deed, str(self.journal)), directory, needs.output_dir if needs else "")
 
-    def work(self, runs, slots=1, life=live):
+    def work(self, runs, slots=1, life=live, stall=0.0):
         places = [Slot("", 1)] * slots if isinstance(slots, int) else slots
-        pool = Pool(places, str(self.folder / "logs"), lambda run, message: self.told.append((run, message.kind)), life)
+        pool = Pool(places, str(self.folder / "logs"), self.hear, life, stall)
         return pool.work([run if isinstance(run, tuple) else (run,) for run in runs])
+
+    def hear(self, run, message):
+        self.told.append((run, message.kind))
+        if message.kind == "silent":
+            self.said.append(message.reason)
 
     def lines(self) -> list[list[str]]:
         return [line.split() for line in self.journal.read_text().splitlines()]
@@ -120,3 +130,131 @@ def test_an_interrupt_ends_the_workers_at_once(made):
         pool.work([(made.run("a", "slow"),), (made.run("b"),)])
     assert not any(worker.process.is_alive() for worker in pool.workers.values())
     assert len(made.lines()) == 1
+
+
+@pytest.mark.parametrize("deed", ["stop", "hang"])
+def test_a_worker_without_a_sign_of_life_is_ended_and_the_rest_goes_on(made, deed):
+    """One is stopped and sends nothing; the other sends beats, but computes nothing, as where a file system hangs."""
+    silent, good = made.run("silent", deed), made.run("good")
+    test = made.run("test", needs=silent)
+    outcome = made.work([silent, test, good], stall=3.0)
+    assert outcome.done == [good]
+    assert (
+        "gave no sign of life for 3 s (--stall) and was ended; the same line tries it again" in outcome.failed[silent]
+    )
+    assert outcome.failed[test].startswith("not tried")
+    assert "no sign of life" in json.loads(Path(silent.output_dir, "failed.json").read_text())["reason"]
+    assert made.said
+    assert all(text.startswith("worker0 gives no sign of life for ") for text in made.said)
+
+
+def test_a_long_step_is_no_silence(made):
+    """It says nothing for longer than the limit, but computes."""
+    long = made.run("long", "compute")
+    assert made.work([long], stall=3.0).done == [long]
+
+
+def test_without_a_limit_a_silent_worker_is_waited_for(made, monkeypatch):
+    monkeypatch.setattr("sweep.pool.SAY_SECONDS", 1.0)
+
+    def said(run, message):
+        if message.kind == "silent":
+            raise KeyboardInterrupt
+
+    pool = Pool([Slot("", 1)], str(made.folder), said, live)
+    with pytest.raises(KeyboardInterrupt):
+        pool.work([(made.run("silent", "stop"),)])
+    assert not any(worker.process.is_alive() for worker in pool.workers.values()), "a stopped process outlived the end"
+
+
+def test_time_in_which_the_parent_was_stopped_is_no_silence(made, monkeypatch):
+    """As after Ctrl-Z and fg: both had been stopped, and the worker goes on."""
+    pool = Pool([Slot("", 1)], str(made.folder), made.hear, live, stall=60.0)
+    listen = pool._listen
+
+    def late():
+        pool.listened -= 3600
+        listen()
+
+    monkeypatch.setattr(pool, "_listen", late)
+    run = made.run("a", "slow")
+    assert pool.work([(run,)]).done == [run]
+
+
+def test_a_run_of_others_is_put_to_the_end_and_looked_at_again(made, monkeypatch):
+    monkeypatch.setattr("sweep.pool.BUSY_SECONDS", 0.3)
+    busy, good = made.run("busy", "busy"), made.run("good", "slow")
+    test = made.run("test", needs=busy)
+    free = Path(f"{busy.output_dir}.free")
+
+    def hear(run, message):
+        made.hear(run, message)
+        if run == good and message.kind == "done":
+            free.touch()
+
+    pool = Pool([Slot("", 1)], str(made.folder / "logs"), hear, live)
+    assert pool.work([(busy,), (test,), (good,)]).done == [good, busy, test]
+    kinds = [kind for run, kind in made.told if run == busy]
+    assert kinds[:2] == ["progress", "busy"]
+    assert kinds[-1] == "done"
+
+
+def test_what_failed_in_the_process_that_was_at_it_has_failed(made, monkeypatch):
+    monkeypatch.setattr("sweep.pool.BUSY_SECONDS", 0.3)
+    busy = made.run("busy", "busy")
+
+    def hear(run, message):
+        if message.kind == "busy":
+            write_json({"reason": "ValueError: there"}, str(Path(run.output_dir) / "failed.json"))
+
+    pool = Pool([Slot("", 1)], str(made.folder / "logs"), hear, live)
+    assert pool.work([(busy,)]).failed == {busy: "ValueError: there (in the process that was at it)"}
+    assert len(made.lines()) == 1
+
+
+def test_of_a_pack_only_the_runs_of_others_are_put_off(made, monkeypatch):
+    monkeypatch.setattr("sweep.pool.BUSY_SECONDS", 0.3)
+    pack = (made.run("one"), made.run("busy", "busy"), made.run("three"))
+    Path(f"{pack[1].output_dir}.free").parent.mkdir(exist_ok=True)
+
+    def hear(run, message):
+        if message.kind == "busy":
+            Path(f"{run.output_dir}.free").touch()
+
+    pool = Pool([Slot("", 1)], str(made.folder / "logs"), hear, live)
+    assert pool.work([pack]).done == [pack[0], pack[2], pack[1]]
+
+
+def test_signs_of_life():
+    """Beats count where processors were used, by more than threads use that only wait."""
+    silence = Silence()
+    silence.heard(5.0)
+    silence.lasts(60.0)
+    silence.heard(5.05)
+    assert silence.seconds == 60.0
+    silence.heard(5.2)
+    assert silence.seconds == 0.0
+    silence.lasts(1000.0)
+    silence.heard(5.9)
+    assert silence.seconds == 1000.0, "a thousandth of the time is the least"
+    silence.heard(6.3)
+    assert silence.seconds == 0.0
+    silence.lasts(7.0)
+    silence.heard(1.0)
+    assert silence.seconds == 0.0, "a loader's worker that had used much has ended"
+    silence.lasts(7.0)
+    silence.end()
+    assert silence.seconds == 0.0
+
+
+def test_what_children_use_counts():
+    child = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        before = cpu_seconds()
+        deadline = time.monotonic() + 60
+        while cpu_seconds() < before + 0.5:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+    finally:
+        child.kill()
+        child.wait()
