@@ -8,11 +8,9 @@ that is asked for.
 
 import logging
 import os
-import zlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-import numpy as np
 from yacs.config import CfgNode
 
 from dassl.data.datasets import DatasetBase, Datum
@@ -22,6 +20,7 @@ from . import caches
 from .folds import parse_fold, support_fold
 from .imbalance import Imbalance, draw_unbalanced
 from .label_noise import check_noise, with_wrong_labels
+from .matlab import read_matlab
 from .outliers import NEW, images_of, new_class_images, without_label
 from .sources import Part
 from .split_lists import find_list, listed_images
@@ -193,18 +192,9 @@ class FewShotDataset(DatasetBase):
             raise FileNotFoundError(f"{self._name}: {path} is not there{instead}. {self.advice}")
         return path
 
-    def read_mat(self, name: str, key: str) -> np.ndarray:
-        """Array `key` of a MATLAB file under `dataset_dir`, in one dimension, records as objects with attributes."""
-        from scipy.io import loadmat, matlab  # slow to import, and needed only where there is no split file
-
-        path = self.raw_file(name)
-        try:
-            content = loadmat(path, squeeze_me=True, struct_as_record=False)
-        except (matlab.MatReadError, zlib.error, ValueError, TypeError, OSError, NotImplementedError) as error:
-            raise ValueError(f"{path} is not a MATLAB file that can be read ({error})") from error
-        if key not in content:
-            raise ValueError(f"{path} has no {key!r}")
-        return np.atleast_1d(content[key])
+    def read_mat(self, name: str, key: str) -> list[Any]:
+        """Values of array `key` of a MATLAB file under `dataset_dir`, records as dictionaries."""
+        return read_matlab(self.raw_file(name), key)
 
     def read_lines(self, name: str) -> list[tuple[str, str]]:
         """Non-empty lines of a raw text file under `dataset_dir`, each with its place for error messages."""

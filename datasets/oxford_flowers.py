@@ -1,9 +1,9 @@
 """Oxford Flowers 102 (Nilsback, Zisserman, ICVGIP 2008)."""
 
 from dassl.data.datasets import DATASET_REGISTRY
-from dassl.utils import read_json
 
 from .fewshot import Counts, FewShotDataset
+from .own_data import read_names
 from .sources import Download, Part, split_part
 from .splits import Item, Split, split_groups
 
@@ -45,10 +45,10 @@ class OxfordFlowers(FewShotDataset):
         """Half of each class train, a fifth val, the rest test; classes in order of first appearance."""
         label_file = self.raw_file("imagelabels.mat")
         name_file = self.raw_file("cat_to_name.json")
-        names = read_json(name_file)
+        names = read_names(name_file)
         groups: dict[int, list[Item]] = {}
-        for number, raw in enumerate(self.read_mat("imagelabels.mat", "labels").reshape(-1).tolist(), 1):
-            if str(raw) not in names:
+        for number, raw in enumerate(self.read_mat("imagelabels.mat", "labels"), 1):
+            if not isinstance(raw, int) or str(raw) not in names:
                 raise ValueError(f"{label_file}: image {number} has label {raw}, which {name_file} does not name")
             item = Item(f"image_{number:05d}.jpg", int(raw) - 1, names[str(raw)])
             groups.setdefault(item.label, []).append(item)

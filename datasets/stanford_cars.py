@@ -56,8 +56,10 @@ class StanfordCars(FewShotDataset):
         """Rows of one raw list, whose labels start at 1."""
         items = []
         for record in self.read_mat(annotations, "annotations"):
-            label = int(getattr(record, "class")) - 1
-            if not 0 <= label < len(names):
-                raise ValueError(f"{annotations}: {record.fname} has label {label + 1} of {len(names)} class names")
-            items.append(Item(f"{folder}/{record.fname}", label, names[label]))
+            label, file = (record.get("class"), record.get("fname")) if isinstance(record, dict) else (None, None)
+            if not isinstance(label, int) or not isinstance(file, str):
+                raise ValueError(f"{annotations}: there is a record without class and fname")
+            if not 1 <= label <= len(names):
+                raise ValueError(f"{annotations}: {file} has label {label} of {len(names)} class names")
+            items.append(Item(f"{folder}/{file}", label - 1, names[label - 1]))
         return items

@@ -5,7 +5,6 @@ A log is read as the family's parser reads it: a line that equals an end signal 
 training.
 """
 
-import math
 import os
 import re
 from collections.abc import Sequence
@@ -75,23 +74,23 @@ def read_log(path: str | os.PathLike[str], keyword: str, signals: Sequence[str])
         armed = armed or (line.strip() in signals and not validating)
         match = pattern.search(line) if armed and not validating else None
         if match:
-            value, damaged = _number(match[1]), line.strip()
+            value, damaged = _percent(match[1]), line.strip()
     if value is not None:
         return value, ""
     if damaged:
-        return None, f"damaged: {damaged!r} holds no number"
+        return None, f"damaged: {damaged!r} holds no percentage"
     if not armed:
         return None, f"no line {' or '.join(map(repr, signals))}: the run did not finish"
     return None, f"nothing about {keyword!r} after {' or '.join(map(repr, signals))}"
 
 
-def _number(text: str) -> float | None:
-    """The text as a finite number, or None."""
+def _percent(text: str) -> float | None:
+    """The text as a number between 0 and 100, or None."""
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) else None
+    return value if 0 <= value <= 100 else None
 
 
 def read_run(directory: str | os.PathLike[str], keyword: str, signals: Sequence[str]) -> LogResult:

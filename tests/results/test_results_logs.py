@@ -81,8 +81,10 @@ def test_last_match_wins_and_other_keywords(tmp_path):
     [
         (b"", "did not finish"),
         (b"epoch [1/50]\n\xff\xfe\x00 broken", "did not finish"),
-        (b"Finish training\n* accuracy: 1.2.3%\n", "holds no number"),
-        (b"Finish training\n* accuracy: nan%\n", "holds no number"),
+        (b"Finish training\n* accuracy: 1.2.3%\n", "holds no percentage"),
+        (b"Finish training\n* accuracy: nan%\n", "holds no percentage"),
+        (b"Finish training\n* accuracy: -5%\n", "holds no percentage"),
+        (b"Finish training\n* accuracy: 10000%\n", "holds no percentage"),
         (b"Finish training\nkilled", "nothing about"),
     ],
 )
