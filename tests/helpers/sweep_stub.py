@@ -1,14 +1,29 @@
 """A worker process that needs no heavy import: what it does with a run is said by the run's arguments."""
 
+import multiprocessing
 import os
 import signal
 import time
+import warnings
 from pathlib import Path
 
+import pytest
+
+from sweep import pool
 from sweep.heartbeat import beat
 from sweep.worker import Message
 
 BEAT = 0.1
+
+
+def fork_workers(monkeypatch) -> None:
+    """Let pools fork their workers, which then need not import what is imported already; skips where that is not to be
+    had."""
+    if "fork" not in multiprocessing.get_all_start_methods():
+        pytest.skip("processes are forked")
+    warnings.filterwarnings("ignore", message=".*use of fork.* may lead to deadlocks", category=DeprecationWarning)
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda method: context)
 
 
 def live(pipe, log: str, threads: int) -> None:

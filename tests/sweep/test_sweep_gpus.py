@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from sweep_stub import live
+from sweep_stub import fork_workers, live
 
 from results.layout import RunDirectory
 from sweep import cli
@@ -50,8 +50,9 @@ def test_gpus_that_are_not_there_are_refused(slots, words):
         slots(words, 4)
 
 
-def test_runs_spread_over_the_given_gpus(slots, tmp_path):
+def test_runs_spread_over_the_given_gpus(slots, tmp_path, monkeypatch):
     """Two at a time on each of two GPUs: four workers, and none of them sees the other GPUs."""
+    fork_workers(monkeypatch)
     place, journal = RunDirectory("base", "dtd", "APEX", "c", 16, 1), tmp_path / "journal"
     runs = [Run(place, ("slow", str(journal)), str(tmp_path / str(i))) for i in range(8)]
     places = slots("--gpus 0,2 --per-gpu 2", 3, "4,5,6")

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweep_stub import die_at_birth, live
+from sweep_stub import die_at_birth, fork_workers, live
 
 from dassl.utils import write_json
 from results.layout import RunDirectory
@@ -43,7 +43,8 @@ class Made:
 
 
 @pytest.fixture
-def made(tmp_path):
+def made(tmp_path, monkeypatch):
+    fork_workers(monkeypatch)
     return Made(tmp_path)
 
 

@@ -6,10 +6,10 @@ import random
 import subprocess
 import sys
 import time
-import warnings
 from pathlib import Path
 
 import pytest
+from sweep_stub import fork_workers
 
 import train
 from protocols.base2new import plan as base2new
@@ -59,22 +59,19 @@ def one_sweep(runs, order: int, folder: Path, answers) -> None:
     answers.put((sorted(run.output_dir for run in outcome.done), list(outcome.failed.values())))
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="processes are forked")
 def test_each_run_is_carried_out_once(tmp_path, monkeypatch, repo_root):
     monkeypatch.chdir(repo_root)
     runs = base2new(SweepConfig(str(tmp_path), str(tmp_path / "out"), 1, (1, 2)), ["CoOp"], ["digits"])
     assert len(runs) == 4
-    context = multiprocessing.get_context("fork")  # what is imported need not be imported sixteen times
-    monkeypatch.setattr(pool.multiprocessing, "get_context", lambda method: context)
+    fork_workers(monkeypatch)
+    context = multiprocessing.get_context("fork")
     monkeypatch.setattr(pool, "BUSY_SECONDS", 0.2)
     monkeypatch.setattr(pool, "LISTEN_SECONDS", 0.2)
     monkeypatch.setattr(train, "run", finish)
     answers = context.Queue()
     sweeps = [context.Process(target=one_sweep, args=(runs, order, tmp_path, answers)) for order in range(SWEEPS)]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forking a process with threads
-        for sweep in sweeps:
-            sweep.start()
+    for sweep in sweeps:
+        sweep.start()
     found = [answers.get(timeout=120) for _ in sweeps]
     for sweep in sweeps:
         sweep.join(60)
