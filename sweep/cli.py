@@ -466,7 +466,6 @@ def conclude(
     return not said
 
 
-@printable_streams()
 def failures(failed: Mapping[Run, str]) -> list[str]:
     """A line for each reason for which runs failed, with the first of them and how many there are."""
     by_reason: dict[str, list[Run]] = {}
@@ -479,6 +478,7 @@ def failures(failed: Mapping[Run, str]) -> list[str]:
     ]
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line: 0 if all runs are complete, 1 if some failed, 2 for a mistake in the arguments."""
     try:

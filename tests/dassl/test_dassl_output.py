@@ -87,3 +87,16 @@ def test_bars_are_drawn(monkeypatch):
     assert "\\r" not in err.getvalue()
     assert "\r" in err.getvalue()
     assert "2/2" in err.getvalue()
+
+
+def test_every_program_writes_clean_text(repo_root):
+    """What users start; benchmarks and the script that made the carried CLIP read no data of others."""
+    found = []
+    for path in [*repo_root.glob("*.py"), *repo_root.glob("[a-z]*/*.py")]:
+        if path.parent.name in ("benchmarks", "synthetic", "tests", "docs"):
+            continue
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef) and node.name == "main":
+                found.append(path.name)
+                assert "printable_streams()" in map(ast.unparse, node.decorator_list), f"{path}: main"
+    assert {"train.py", "predict.py", "cli.py", "check.py", "prepare.py", "__main__.py"} <= set(found)
