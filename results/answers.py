@@ -66,22 +66,19 @@ def measure(predictions: Predictions, temperature: float | Array = 1.0) -> Measu
 
 
 @functools.lru_cache(maxsize=100_000)
-def _measured(own: Source, how: str, other: Source | None) -> Measured | str:
-    """The measures of a file of predictions, or why there are none.
+def _measured(own: Source, how: str, other: Source | None) -> Measured:
+    """The measures of a file of predictions; ValueError where it, or what temperatures are made of, is not sound.
 
     Args:
         own: the file.
         how: of `RESCALED`.
         other: what the temperatures are made of: predictions of validation images, or of the classes of the training.
     """
-    try:
-        predictions = own.read()
-        if other is None:
-            return measure(predictions)
-        temperature = best_temperature if how == "_ts" else functools.partial(distance_aware_temperatures, predictions)
-        return measure(predictions, temperature(other.read()))
-    except ValueError as error:
-        return str(error)
+    predictions = own.read()
+    if other is None:
+        return measure(predictions)
+    temperature = best_temperature if how == "_ts" else functools.partial(distance_aware_temperatures, predictions)
+    return measure(predictions, temperature(other.read()))
 
 
 def measured(records: Sequence[Record], how: str = "", trainings: Iterable[Record] = ()) -> list[Measured | str]:

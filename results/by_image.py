@@ -3,6 +3,7 @@
 Shape legend: N images, S seeds, C classes.
 """
 
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -49,13 +50,14 @@ class Matched:
     first: Answers
     second: Answers
 
-    @property
+    @functools.cached_property
     def lead(self) -> Answers:
         """(N,) with how many seeds more the second method is right than the first, from -S to S."""
         right = (answers == self.truth[:, None] for answers in (self.first, self.second))
         first, second = (own.sum(axis=1) for own in right)
         return second - first
 
+    @functools.cached_property
     def usual(self) -> tuple[Answers, Answers]:
         """(N,) the most frequent answer over seeds of the first and of the second; of equally frequent ones any."""
         from scipy.stats import mode
@@ -197,7 +199,7 @@ def differences(matched: Sequence[Matched], first: str, second: str) -> Table:
     columns = ["data set", "classes", "image", "truth", first, second, "lead"]
     table = Table(f"Images on which {first} and {second} differ", columns)
     for own in matched:
-        names, lead = [own.classnames[which] for which in (own.truth, *own.usual())], own.lead
+        names, lead = [own.classnames[which] for which in (own.truth, *own.usual)], own.lead
         for row in differing(own):
             said = [str(column[row]) for column in names]
             table.rows.append([own.dataset, own.role, str(own.paths[row]), *said, int(lead[row])])
@@ -207,7 +209,7 @@ def differences(matched: Sequence[Matched], first: str, second: str) -> Table:
 
 def differing(own: Matched) -> Answers:
     """The images on which the usual answers differ, by falling difference in how often the methods are right."""
-    a, b = own.usual()
+    a, b = own.usual
     rows = np.flatnonzero(a != b)
     return rows[np.argsort(-np.abs(own.lead[rows]), kind="stable")]
 

@@ -69,7 +69,7 @@ def _thumbnail(root: str, path: str) -> str:
 
 def _figure(own: Matched, row: int, picture: str, first: str, second: str) -> str:
     """A picture with what is to be seen on it and what the methods answer."""
-    truth, *answers = (int(which[row]) for which in (own.truth, *own.usual()))
+    truth, *answers = (int(which[row]) for which in (own.truth, *own.usual))
     lines = [f"<b>{_name(own, truth)}</b> ({html.escape(clean(own.dataset))})"]
     for name, answer in zip((first, second), answers, strict=True):
         kind = "right" if answer == truth else "wrong"

@@ -121,6 +121,8 @@ def check_other_classes(other: MethodTrainer, folder: str) -> None:
     """Another class list is evaluated, or refused with a sentence that says why; the trainer says which of the two."""
     if other.class_transfer(other.cfg) == "any":
         other.load_model(folder)
+        other.test()
+        check_predictions(other, json.loads((Path(other.output_dir) / "metrics.json").read_text()))
         assert logits(other).shape == (len(other.test_loader.dataset), other.num_classes)
         return
     with pytest.raises(ValueError, match=r"other classes.*belongs to its classes"):

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,14 +206,14 @@ def test_pictures_that_are_not_there(tree, pictures, tmp_path):
     assert "8 pictures" not in contact_sheet(matched, "CoOp", "APEX", str(pictures))
     assert "4 pictures are left out" in contact_sheet(matched, "CoOp", "APEX", str(tmp_path / "elsewhere"))
     outside = np.array([f"../data/{path}" for path in matched[0].paths])
-    strange = [type(own)(**{**vars(own), "paths": outside}) for own in matched]
+    strange = [replace(own, paths=outside) for own in matched]
     assert "<figure>" not in contact_sheet(strange, "CoOp", "APEX", str(pictures))
 
 
 def test_names_in_the_sheet_are_text(tree, pictures):
     matched, _ = match(read_records(tree), "CoOp", "APEX")
     names = np.array(["<b>cat", "dog\x1b[2J", 'cow"'])
-    page = contact_sheet([type(own)(**{**vars(own), "classnames": names}) for own in matched], "CoOp", "<i>", "")
+    page = contact_sheet([replace(own, classnames=names) for own in matched], "CoOp", "<i>", "")
     assert "&lt;b&gt;cat" in page
     assert "\x1b" not in page
     assert "<i>" not in page
