@@ -3,7 +3,8 @@
 TransCLIP (Zanella, Gerin, Ben Ayed, NeurIPS 2024): a mixture of Gaussians over the normalised image features, one for
 each class, with a term that draws neighbours together and one that holds the assignments near the probabilities of the
 inductive method. It works on stored features and probabilities, of whatever method; nothing is trained and no label is
-used. Here without labelled images: what a few-shot method learned of them is in its probabilities.
+used. Here without labelled images: what a few-shot method learned of them is in its probabilities. The weights of the
+terms, 1 each, could not be compared with those of the released code.
 
 Shape legend: N test images, C classes, E embedding width, B images of a batch.
 """
