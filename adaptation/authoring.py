@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from adaptation.method import Method
 from dassl.engine.authoring import defining_class, keys_are_there, place_of, require_initialised
+from dassl.engine.steps import largest
 
 logger = logging.getLogger(__name__)
 
@@ -108,8 +109,11 @@ def _parameters(item: Any) -> Iterable[nn.Parameter]:
 
 def without_gradient(method: Method) -> list[str]:
     """The names of the parameters to train that have no gradient now, or one of zeros."""
-    named = [(name, p) for name, p in method.named_parameters() if p.requires_grad]
-    return [name for name, p in named if p.grad is None or not p.grad.any()]
+    learned = [(name, p.grad) for name, p in method.named_parameters() if p.requires_grad and p.numel()]
+    given = [(name, gradient) for name, gradient in learned if gradient is not None]
+    sizes = torch.stack(largest(gradient for _, gradient in given)).tolist() if given else []
+    moving = {name for (name, _), size in zip(given, sizes, strict=True) if size != 0}
+    return [name for name, _ in learned if name not in moving]
 
 
 def warn_of_idle(method: Method, names: Iterable[str]) -> None:

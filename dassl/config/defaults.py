@@ -113,6 +113,7 @@ DEFAULTS.TRAIN = CN(
     {
         "CHECKPOINT_FREQ": 0,  # epochs; 0: only the last
         "PRINT_FREQ": 10,  # batches
+        "TRACKERS": (),  # where numbers go beside TensorBoard: csv, wandb, mlflow
         "MEMORY_GB": 0.0,  # that a step's activations may take, where a trainer can save some; 0: what is free
         "COUNT_ITER": "train_x",  # of two loaders, which one measures the epoch: train_x, train_u, smaller_one
     }

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dassl.engine.steps import Step, names_not_finite, not_finite
+from dassl.engine.trackers import Tracker, make_trackers
 from dassl.engine.writer import SummaryWriter
 from dassl.utils import check_availability, load_checkpoint, save_checkpoint, tolist_if_not
 from dassl.utils.checkpoints import BEST, require_finite, restore, sound_checkpoints
@@ -40,6 +41,7 @@ class TrainerBase:
         self._optims: OrderedDict[str, Optimizer | None] = OrderedDict()
         self._scheds: OrderedDict[str, LRScheduler | None] = OrderedDict()
         self._writer: SummaryWriter | None = None
+        self._trackers: list[Tracker] = []
 
     def register_model(
         self,
@@ -297,16 +299,26 @@ class TrainerBase:
             logger.info("Initialize tensorboard (log_dir=%s)", log_dir)
             self._writer = SummaryWriter(log_dir=log_dir)
 
+    def init_trackers(self, names: Any, folder: str, title: str, settings: Mapping[str, Any]) -> None:
+        """Begin to write to the trackers that are named; arguments and errors as of ``make_trackers``."""
+        if not self._trackers:
+            self._trackers = make_trackers(names, folder, title, settings)
+
     def close_writer(self) -> None:
-        """End writing TensorBoard events."""
+        """End writing TensorBoard events, and to trackers."""
+        trackers, self._trackers = self._trackers, []
+        for tracker in trackers:
+            tracker.close()
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Write a number to TensorBoard, if a writer is open."""
+        """Write a number to TensorBoard, if a writer is open, and to the trackers."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
+        for tracker in self._trackers:
+            tracker.add_scalar(tag, scalar_value, global_step)
 
     # The loop
 

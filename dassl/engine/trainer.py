@@ -30,8 +30,10 @@ from dassl.data.evidence import NOT_TRAINED, data_changes, split_hash, training_
 from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
+from dassl.engine.comparison import flatten, to_dict
 from dassl.engine.record import make_record, recordable, require_own_result
 from dassl.engine.steps import Step, StepReader
+from dassl.engine.trackers import require_known
 from dassl.engine.writer import SummaryWriter
 from dassl.evaluation import build_evaluator
 from dassl.evaluation.collector import PredictionCollector, keep, remove_older
@@ -108,6 +110,7 @@ class SimpleTrainer(TrainerBase):
         if cfg.TEST.TRANSDUCTIVE and cfg.TEST.TRANSDUCTIVE not in self.transductive:
             known = ", ".join(self.transductive) or "none"
             raise ValueError(f"TEST.TRANSDUCTIVE is {cfg.TEST.TRANSDUCTIVE!r}, but {type(self).__name__} has: {known}")
+        require_known(cfg.TRAIN.TRACKERS)
         self.check_cfg(cfg)
         self.device = choose_device(cfg.USE_CUDA)
         reset_peak_memory(self.device)
@@ -230,6 +233,8 @@ class SimpleTrainer(TrainerBase):
         log_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(log_dir)
         self.init_writer(log_dir)
+        title = os.path.normpath(self.output_dir) if self.output_dir else self.cfg.TRAINER.NAME
+        self.init_trackers(self.cfg.TRAIN.TRACKERS, self.output_dir, title, flatten(to_dict(self.cfg)))
         self.time_start = self._epoch_start = time.time()
 
     def before_epoch(self) -> None:
