@@ -52,7 +52,7 @@ class WandbTracker:
     """Writes to Weights & Biases: project ``$WANDB_PROJECT``, else ``dassl``; a run for each run, with its settings."""
 
     def __init__(self, folder: str, name: str, settings: Mapping[str, Any]) -> None:
-        wandb = _package("wandb", "wandb")
+        wandb = _package(PACKAGES["wandb"], "wandb")
         os.makedirs(folder, exist_ok=True)
         project = os.environ.get("WANDB_PROJECT", "dassl")
         self._run = wandb.init(project=project, name=name, dir=folder, config=dict(settings), reinit="create_new")
@@ -73,7 +73,7 @@ class MLflowTracker:
     ``$MLFLOW_EXPERIMENT_NAME``, else ``dassl``. Several runs of one process do not meet: each has a client."""
 
     def __init__(self, folder: str, name: str, settings: Mapping[str, Any]) -> None:
-        tracking = _package("mlflow.tracking", "mlflow")
+        tracking = _package(PACKAGES["mlflow"], "mlflow")
         os.makedirs(folder, exist_ok=True)
         address = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{os.path.abspath(folder)}/mlflow.db"
         self._client = tracking.MlflowClient(tracking_uri=address)
@@ -98,6 +98,7 @@ TRACKERS: dict[str, Callable[[str, str, Mapping[str, Any]], Tracker]] = {
     "wandb": WandbTracker,
     "mlflow": MLflowTracker,
 }
+PACKAGES = {"wandb": "wandb", "mlflow": "mlflow.tracking"}
 
 
 def _package(module: str, extra: str) -> Any:
@@ -111,11 +112,11 @@ def _package(module: str, extra: str) -> Any:
 
 
 def require_known(names: Any) -> None:
-    """Raise a ValueError for a tracker that there is not, or names that are no list."""
-    if isinstance(names, str):
-        raise ValueError(f"TRAIN.TRACKERS is {names!r}, but must be a list, such as \"('csv',)\"")
+    """Raise a ValueError for a tracker that there is not, or one whose package is missing."""
     for name in names:
         check_availability(name, list(TRACKERS), "tracker in TRAIN.TRACKERS")
+        if name in PACKAGES:
+            _package(PACKAGES[name], name)
 
 
 def make_trackers(names: Any, folder: str, title: str, settings: Mapping[str, Any]) -> list[Tracker]:
