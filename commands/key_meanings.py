@@ -1,5 +1,5 @@
 """What each configuration key means, for docs/CONFIG.md. A name with `*` holds for all keys that it fits and that have
-no meaning of their own."""
+no meaning of their own; a key that is not here has the comment beside its default."""
 
 FOREIGN = "read by nothing here; data sets and trainers written for Dassl read it"
 
@@ -46,6 +46,13 @@ MEANINGS = {
     "DATASET.TEMPLATE": "prompt of zero-shot CLIP with `{}` for the class; empty: the data set's own",
     "DATASET.VAL_SHOTS": "validation images per class, at most",
     "DATASET.FOLD": "part of the support images that is tested, `2/4@1`: part 2 of 4 of the first deal",
+    "DATASET.SPLIT_LIST": "train on the images of a list, or of a folder of lists",
+    "DATASET.SHOTS_PER_CLASS": "shots of each class by label, in the place of `NUM_SHOTS`",
+    "DATASET.SHOTS_POWER_LAW": "exponent by which the shots are shared unequally; 0: equally",
+    "DATASET.SHOTS_DIRICHLET": "concentration by which the shots are shared unequally; 0: equally",
+    "DATASET.NOISE_RATE": "share of the training images with a wrong label",
+    "DATASET.NOISE_TYPE": "how these labels are wrong",
+    "DATASET.OOD": "further test images, of none of the classes: of the new ones, or of another set",
     "DATASET.FOLDER": "of own data: their folder below `ROOT` (`--dataset-folder`)",
     "DATASET.IMAGES": "of own data: folder of the images below `FOLDER`",
     "DATASET.LIST": "of own data: CSV or JSON file that lists the images",
@@ -105,6 +112,8 @@ MEANINGS = {
     "TEST.FINAL_MODEL": "`last_step`, or `best_val`: the best on validation images",
     "TEST.CACHE_FEATURES": "features of frozen towers may be kept on disk",
     "TEST.KEEP_PREDICTIONS": "write the answers of an evaluation to `predictions.npz`",
+    "TEST.KEEP_VAL_PREDICTIONS": "beside a test, also evaluate the validation images: `predictions-val.npz`",
+    "TEST.TRANSDUCTIVE": "how all test images are looked at before any is answered; empty: they are not",
     "TRAINER.NAME": "registered name of the trainer (`--trainer`)",
     "TRAINER.*.PREC": "`fp32`, `fp16` (half weights), `bf16` or `amp` (autocast); what is learned stays float32",
     "TRAINER.*.N_CTX": "tokens of the learned context",

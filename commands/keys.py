@@ -20,6 +20,7 @@ from commands.key_meanings import MEANINGS
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "CONFIG.md"
+DEFAULTS = "dassl/config/defaults.py"
 ROOMS = ("dassl", "clip", "adaptation", "trainers", "datasets", "lpclip", "interpret_prompts", "predict.py", "train.py")
 SHOWN = 4  # readers of a key
 HEAD = """# Configuration keys
@@ -36,6 +37,15 @@ def meaning(key: str) -> str:
     if key in MEANINGS:
         return MEANINGS[key]
     return next((text for name, text in MEANINGS.items() if "*" in name and fnmatchcase(key, name)), "")
+
+
+def comments(leaf: str, files: Iterable[str]) -> str:
+    """The comment beside a key's default in the first of the files that has one; "" without one."""
+    for file in files:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if found := re.search(rf'^\s*"{re.escape(leaf)}": .*?,\s+# (.+)$', text, re.M):
+            return found[1].replace("|", "\\|")
+    return ""
 
 
 def sources() -> dict[str, set[str]]:
@@ -135,7 +145,8 @@ def page() -> str:
         files = readers(key, found, nodes.get(key.rpartition(".")[0], ()))
         more = f" and {len(files) - SHOWN} more" if len(files) > SHOWN else ""
         said = ", ".join(f"`{file}`" for file in files[:SHOWN]) + more
-        cells = f"`{key}`", type(rows[key]).__name__, f"`{_shown(rows[key])}`", meaning(key), said or "-"
+        about = meaning(key) or comments(key.rpartition(".")[2], [DEFAULTS, *files])
+        cells = f"`{key}`", type(rows[key]).__name__, f"`{_shown(rows[key])}`", about, said or "-"
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 

@@ -65,6 +65,12 @@ def test_readers_are_read_from_code():
     assert keys.readers("TRAINER.APEX.BETA", found, ["a.py"]) == []
 
 
+def test_the_comment_beside_a_default_is_a_meaning_too(monkeypatch):
+    monkeypatch.delitem(MEANINGS, "DATASET.NOISE_RATE")
+    assert "| share of the training images with a wrong label" in keys.page()
+    assert keys.comments("NO_SUCH_KEY", ["dassl/config/defaults.py"]) == ""
+
+
 def test_a_key_without_a_meaning_is_shown_without_one(monkeypatch):
     from dassl.engine import TRAINER_REGISTRY
 
