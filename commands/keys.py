@@ -7,6 +7,7 @@ Keys and defaults are those that the code declares, readers are the files whose 
 what they mean stands in `commands/key_meanings.py`.
 """
 
+import argparse
 import ast
 import re
 import sys
@@ -155,10 +156,19 @@ def _shown(value: Any) -> str:
     return repr(value).replace("|", "\\|")
 
 
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m commands.keys", description="Compare docs/CONFIG.md with the code."
+    )
+    parser.add_argument("--write", action="store_true", help="write the page")
+    return parser
+
+
 def main(argv: list[str] | None = None) -> int:
     """Compare the page with the code, or write it; 1 where they differ."""
-    words, text = sys.argv[1:] if argv is None else argv, page()
-    if "--write" in words:
+    args, text = build_parser().parse_args(argv), page()
+    if args.write:
         PAGE.write_text(text, encoding="utf-8")
         return 0
     same = PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text

@@ -16,11 +16,11 @@ ALIASES = {  # what a setting is called in the command lines of others
 
 def is_pair(word: str) -> bool:
     """Whether a word is `KEY=VALUE` with a configuration key: one with a node that there is, or one of the top."""
-    from dassl.config.defaults import DEFAULTS
-
     match = PAIR.fullmatch(word)
     if not match:
         return False
+    from dassl.config.defaults import DEFAULTS  # only now: it takes PyTorch, which takes seconds
+
     node, point, _ = match[1].partition(".")
     return isinstance(DEFAULTS.get(node), dict) if point else node in DEFAULTS and not isinstance(DEFAULTS[node], dict)
 

@@ -144,6 +144,7 @@ def _first_line(error: Exception) -> str:
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
     """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    signal.signal(signal.SIGTERM, _end)
     _redirect(log)
     lock = threading.Lock()
 
@@ -168,6 +169,11 @@ def serve(pipe: connection.Connection, log: str, threads: int) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _end(number: int, frame: object) -> None:
+    """End in order when the parent says so: loaders end their processes and give back their semaphores."""
+    raise SystemExit(128 + number)
 
 
 def _redirect(log: str) -> None:
