@@ -1,10 +1,13 @@
-"""Helpers without knowledge of data or training."""
+"""Helpers without knowledge of data or training. Those that need PyTorch load it when somebody asks for them."""
+
+from typing import TYPE_CHECKING
 
 from dassl.utils.files import atomic_write, read_json, remove_leftovers, write_json
 from dassl.utils.images import read_image
 from dassl.utils.logger import Logger, close_logger, log_to_stdout, open_log, printable, setup_logger, to_log_file
 from dassl.utils.meters import AverageMeter, MetricMeter
 from dassl.utils.registry import Registry
+from dassl.utils.third_party import names_from
 from dassl.utils.tools import (
     RUNS_IN_PROCESS,
     available_cpus,
@@ -22,17 +25,19 @@ from dassl.utils.tools import (
     stream_seed,
     tolist_if_not,
 )
-from dassl.utils.torchtools import (
-    choose_device,
-    count_num_param,
-    load_checkpoint,
-    load_pretrained_weights,
-    on_gpu,
-    open_all_layers,
-    open_specified_layers,
-    resume_from_checkpoint,
-    save_checkpoint,
-)
+
+if TYPE_CHECKING:
+    from dassl.utils.torchtools import (
+        choose_device,
+        count_num_param,
+        load_checkpoint,
+        load_pretrained_weights,
+        on_gpu,
+        open_all_layers,
+        open_specified_layers,
+        resume_from_checkpoint,
+        save_checkpoint,
+    )
 
 __all__ = [
     "RUNS_IN_PROCESS",
@@ -75,3 +80,9 @@ __all__ = [
     "tolist_if_not",
     "write_json",
 ]
+
+_OF_TORCHTOOLS = (
+    *("choose_device", "count_num_param", "load_checkpoint", "load_pretrained_weights", "on_gpu", "open_all_layers"),
+    *("open_specified_layers", "resume_from_checkpoint", "save_checkpoint"),
+)
+__getattr__ = names_from(__name__, dict.fromkeys(_OF_TORCHTOOLS, "dassl.utils.torchtools"))

@@ -7,18 +7,18 @@ as: lists and tuples, and NumPy's and Python's numbers, count as the same.
 import hashlib
 import io
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dassl.utils.files import atomic_write
 
 DIGEST = "digest"  # the entry of a dictionary that holds the digest of the others
 MAX_DEPTH = 100  # of nested data; checkpoints have about 6
 _SHA256_BYTES = 32
+PLAIN = (bool, int, float, complex, str, bytes)
 
 
 class DamagedError(ValueError):
@@ -43,6 +43,7 @@ def _feed(total: Any, data: Any, depth: int) -> None:
     """Let a hash take in what `data` is, each part with its kind and size, so that no two contents look the same."""
     if depth > MAX_DEPTH:
         raise DamagedError(f"it is nested more than {MAX_DEPTH} deep")
+    torch: Any = sys.modules.get("torch")  # which takes seconds to load; without it nothing is a tensor
     if isinstance(data, np.generic):
         data = data.item()
     if isinstance(data, Mapping):
@@ -54,13 +55,13 @@ def _feed(total: Any, data: Any, depth: int) -> None:
         total.update(b"l%d:" % len(data))
         for value in data:
             _feed(total, value, depth + 1)
-    elif isinstance(data, Tensor) and data.layout == torch.strided and not data.is_quantized:
+    elif torch and isinstance(data, torch.Tensor) and data.layout == torch.strided and not data.is_quantized:
         value = data.detach().cpu().contiguous().flatten()
         total.update(f"t{data.dtype}{tuple(data.shape)}:".encode())
         total.update(value.view(torch.uint8).numpy() if value.numel() else b"")
     elif isinstance(data, np.ndarray) and data.dtype != object:
         total.update(f"a{data.dtype.str}{data.shape}:".encode() + np.ascontiguousarray(data).tobytes())
-    elif data is None or isinstance(data, bool | int | float | complex | str | bytes | torch.dtype | torch.device):
+    elif data is None or isinstance(data, (*PLAIN, *((torch.dtype, torch.device) if torch else ()))):
         text = f"{type(data).__name__} {data!r}".encode("utf-8", "surrogatepass")
         total.update(b"s%d:" % len(text) + text)
     else:

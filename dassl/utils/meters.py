@@ -1,10 +1,9 @@
 """Running averages of what a training step reports."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
-
-import torch
 
 
 class AverageMeter:
@@ -23,7 +22,8 @@ class AverageMeter:
 
     def update(self, val: Any, n: int = 1) -> None:
         """Add ``val`` (a number or a one-element tensor), counted ``n`` times."""
-        if isinstance(val, torch.Tensor):
+        torch = sys.modules.get("torch")  # without it nothing is a tensor
+        if torch is not None and isinstance(val, torch.Tensor):
             val = val.item()
         self.val = val
         self.sum += val * n

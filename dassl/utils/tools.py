@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import PIL
-import torch
 
 from dassl.utils.files import atomic_write
 from dassl.utils.files import read_json as read_json
@@ -51,6 +50,8 @@ def download_url(url: str, dst: str) -> None:
 
 def set_random_seed(seed: int) -> None:
     """Seed the global generators of Python, NumPy and PyTorch (all devices)."""
+    import torch  # takes seconds
+
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - third-party code draws from the global generator
     torch.manual_seed(seed)
@@ -76,6 +77,8 @@ def seeded(seed: int, torch_only: bool = False) -> Iterator[None]:
         torch_only: what is done in the block draws from PyTorch's generator only; keeping the state of the others takes
             longer than many an augmentation.
     """
+    import torch  # takes seconds
+
     if torch_only:
         before = torch.get_rng_state()
         torch.default_generator.manual_seed(seed)
@@ -149,6 +152,8 @@ def available_cpus() -> int:
 
 def collect_env_info() -> str:
     """Describe the software and the machine in a few lines, at no cost: no other program is run."""
+    import torch  # takes seconds
+
     rows = {
         "Python": sys.version.replace("\n", " "),
         "Platform": f"{platform.system()} {platform.release()} {platform.machine()}",
