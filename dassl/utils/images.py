@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 DAMAGE = (  # what Pillow's decoders raise on damaged and foreign files
     OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, OverflowError, MemoryError, struct.error,
@@ -61,6 +60,8 @@ def as_rgb(image: Any, name: str = "the image") -> Image.Image:
             return to_rgb(image)
         except DAMAGE as error:
             raise ValueError(f"{name} cannot be read: {error}") from error
+    from torch import Tensor  # takes seconds, and nobody who reads files needs it
+
     if not isinstance(image, np.ndarray | Tensor):
         raise ValueError(f"{name} is a {type(image).__name__}: give a path, a Pillow image, an array or a tensor")
     values = image.detach().cpu().float().numpy() if isinstance(image, Tensor) and image.is_floating_point() else image

@@ -20,7 +20,7 @@ from dassl.evaluation.collector import PredictionCollector
 NAMES = [name for name, cls in TRAINER_REGISTRY if issubclass(cls, MethodTrainer)]
 STACKED = [name for name in NAMES if conformance.kind(name).learns and conformance.kind(name).supports_stacking]
 WITHOUT_STEPS = ("ZeroshotCLIP", "ZeroshotCLIP2", "TipAdapter", "LPPlusPlus", "TipAdapterF")  # or one an epoch
-OPTS = {"OPTIM.MAX_EPOCH": "2", "DATASET.NUM_SHOTS": "4", "TRAIN.PRINT_FREQ": "100", "TEST.CACHE_FEATURES": "False"}
+OPTS = {"OPTIM.MAX_EPOCH": "1", "DATASET.NUM_SHOTS": "4", "TRAIN.PRINT_FREQ": "100", "TEST.CACHE_FEATURES": "False"}
 OPTS |= {"DATALOADER.TEST.BATCH_SIZE": "2"}
 
 
@@ -40,7 +40,7 @@ def waits(monkeypatch, owner: object, name: str, runs: Sequence[MethodTrainer]) 
     def counted(*arguments):
         with OperationCounter(lambda: on_host(runs)) as counter:
             result = function(*arguments)
-        calls.append([waited for waited in counter.synchronisations if "clip/backbone.py" not in waited])
+        calls.append(counter.synchronisations)
         return result
 
     monkeypatch.setattr(owner, name, counted)
@@ -66,10 +66,10 @@ def test_neither_a_step_nor_an_evaluation_batch_waits(name, eurosat_root, tmp_pa
 
 @pytest.mark.parametrize("name", STACKED)
 def test_steps_of_several_seeds_do_not_wait(name, eurosat_root, tmp_path, monkeypatch):
-    opts = {**OPTS, "OPTIM.MAX_EPOCH": "3", "TEST.NO_TEST": "True"}
+    opts = {**OPTS, "OPTIM.MAX_EPOCH": "2", "TEST.NO_TEST": "True"}
     runs = [conformance.make(name, eurosat_root, tmp_path / f"{seed}", seed=seed, **opts) for seed in (1, 2)]
     calls = waits(monkeypatch, stacking, "stacked_losses", runs)
     assert stacking.run_together([run.train for run in runs]) == [None, None]
-    assert len(calls) >= 12 or name in WITHOUT_STEPS
+    assert len(calls) >= 8 or name in WITHOUT_STEPS
     again = [waited for waited in calls[4:] if waited]  # until then constants were compared
     assert again == [] or (name == "TwoSFS" and len(again) == 1)  # its stages begin
