@@ -10,6 +10,8 @@ What is needed to apply it (method, settings, class names, backbone) stands in t
     probabilities = predictor(["photo.jpg"])   # (images, classes)
 """
 
+import dassl.ctrl_c  # noqa: F401  # isort: skip - before what takes seconds
+
 import argparse
 import logging
 import os

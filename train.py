@@ -158,6 +158,7 @@ def run(args: argparse.Namespace) -> float | None:
         ValueError, FileNotFoundError: a mistake in arguments, configuration, data or checkpoints. Where it is found
             before the run begins there is no output folder and no log.
         RunBusy: another process is at work in the output folder.
+        ShortageError: (an OSError) memory is short.
     """
     import adaptation
     import clip
@@ -167,6 +168,7 @@ def run(args: argparse.Namespace) -> float | None:
     from dassl.engine.record import require_own_result
     from dassl.utils import close_logger, log_to_stdout, open_log, set_random_seed, setup_logger
     from dassl.utils.locks import run_lock
+    from dassl.utils.shortages import shortage_of
 
     cfg = build_config(args)
     if args.eval_only and cfg.OUTPUT_DIR:
@@ -187,8 +189,10 @@ def run(args: argparse.Namespace) -> float | None:
             return carry_out(args, trainer)
     except MISTAKES:
         raise
-    except Exception:
+    except Exception as error:
         open_log()
+        if (shortage := shortage_of(error)) is not None:
+            raise shortage from error
         raise
     finally:
         close_logger()
@@ -325,17 +329,22 @@ def check_args(args: argparse.Namespace) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; a user's mistake ends with one sentence on stderr and exit status 2.
 
-    The status is 73 where nothing is wrong but that another process is at work in the output folder.
+    The status is 73 where nothing is wrong but that another process is at work in the output folder, and 75 after
+    SIGTERM, SIGINT or SIGHUP: the same line goes on.
     """
+    from dassl.utils.interruption import CONTINUE, Interrupted, interruptible
+
     try:
         args = parse(sys.argv[1:] if argv is None else argv)
         check_args(args)
         if args.print_config:
             print_config(args)
-        elif args.seeds:
-            run_seeds(args)
-        else:
-            run(args)
+            return 0
+        with interruptible():
+            run_seeds(args) if args.seeds else run(args)
+    except Interrupted as interrupted:
+        print(f"train.py: {interrupted}", file=sys.stderr)
+        return CONTINUE
     except MISTAKES as error:
         return report([error])
     except ExceptionGroup as group:

@@ -9,13 +9,14 @@ each run the gradient that it would have had alone. While they run, this stands 
 Shape legend: R runs, B images of one run's batch.
 """
 
+import itertools
 import logging
 import math
 import sys
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from adaptation.method import Method
 from adaptation.trainer import MethodTrainer, backward_parts
 from clip.chunking import SHARE, counted_activations, format_bytes, unchunked
 from dassl.utils import RUNS_IN_PROCESS
+from dassl.utils.interruption import Interrupted, asked, deferred, raise_if_asked
 
 logger = logging.getLogger(__name__)
 
@@ -43,12 +45,12 @@ def single_run_loss(step: StepInput) -> StepOutput:
     return loss, summary
 
 
-def stacked_losses(steps: Sequence[StepInput], equal: "ConstantsEqual | None" = None) -> list[StepOutput]:
-    """Losses, gradients and summaries of several runs: one backward pass over the sum of their losses."""
-    if len(steps) == 1:
+def stacked_losses(steps: Sequence[StepInput], group: "RunGroup") -> list[StepOutput]:
+    """Losses, gradients and summaries of runs of one group: one backward pass over the sum of their losses."""
+    if len(group.members) == 1:
         return [single_run_loss(steps[0])]
     with unchunked(steps[0][0].model.backbone):
-        outputs = _mapped_losses(steps, equal or ConstantsEqual())
+        outputs = _mapped_losses(steps, group)
     trainers = [trainer for trainer, *_ in steps]
     scaled = [t.precision.scaler.scale(loss) for t, (loss, _) in zip(trainers, outputs, strict=True)]
     total = torch.stack(scaled).sum(dim=0)
@@ -65,60 +67,158 @@ def evenly(items: Sequence, most: int) -> list[Sequence]:
     return [items[i : i + size] for i in range(0, len(items), size)]
 
 
+@dataclass(eq=False)
+class RunGroup:
+    """Runs whose steps are computed together, each in the same place of the stack from its first step to its last.
+
+    The place of a run that is over, or stands elsewhere, is taken by a copy of another's step: how a step is rounded
+    depends on how many are computed together, and on which tensors are stacked. Checkpoints say both, so that runs that
+    go on are rounded as they would have been, wherever the others stand.
+
+    Attributes:
+        members: the names of the runs.
+        stacked: the names of the tensors that are stacked; the others are equal constants.
+        equal: says which are.
+    """
+
+    members: tuple[str, ...]
+    stacked: set[str] = field(default_factory=set)
+    equal: "ConstantsEqual" = field(default_factory=lambda: ConstantsEqual())
+
+    def note(self, trainer: MethodTrainer, name: str) -> None:
+        """Let a run's checkpoints say its name and its group."""
+        trainer.stacking = {"name": name, "members": list(self.members), "stacked": sorted(self.stacked)}
+
+    def places(self, trainers: Sequence[MethodTrainer]) -> list[int | None]:
+        """For each place of the stack, which of these runs it has; None where its own run is not among them."""
+        names = [trainer.stacking["name"] for trainer in trainers]
+        return [names.index(member) if member in names else None for member in self.members]
+
+    def alike(self, one: MethodTrainer, other: MethodTrainer) -> bool:
+        """Whether two runs stand in the same stage of their method, which its flags (buffers that are truth values)
+        say: the code that computes a step may depend on them."""
+        flags = dict(other.model.named_buffers())
+        mine = ((name, value) for name, value in one.model.named_buffers() if value.dtype == torch.bool)
+        return all(self.equal(value, flags[name]) for name, value in mine)
+
+    def choose_stacked(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Note the tensors of these runs that differ, or are learned."""
+        first, *others = states
+        differ = (name for name in first if not all(self.equal(first[name], state[name]) for state in others))
+        self.stacked.update(differ)
+
+
 class RunBatcher:
-    """How many runs are computed together: all, or as many as their activations leave room for."""
+    """Which runs are computed together: all, or as many as their activations leave room for."""
 
     def __init__(self):
         self._at_once: dict[Hashable, int] = {}
-        self._equal = ConstantsEqual()
+        self._groups: dict[Hashable, dict[str, RunGroup]] = {}  # by kind, by the run's name
+        self._names: dict[int, tuple[MethodTrainer, str]] = {}  # by id of the trainer, which is held
 
     def outputs(self, kind: Hashable, steps: Sequence[StepInput]) -> list[StepOutput | Exception]:
-        """Losses, gradients and summaries of runs whose steps are of one kind, or the exceptions that they raised.
+        """Losses, gradients and summaries of runs whose steps are of one kind, or the exceptions that they raised."""
+        self._place(kind, steps)
+        together: list[tuple[RunGroup, list[int]]] = []
+        for index, (trainer, *_) in enumerate(steps):
+            group = self._groups[kind][self.name(trainer)]
+            same = (own for other, own in together if other is group and group.alike(trainer, steps[own[0]][0]))
+            if (found := next(same, None)) is not None:
+                found.append(index)
+            else:
+                together.append((group, [index]))
+        outputs: dict[int, StepOutput | Exception] = {}
+        for group, indices in together:
+            own = [steps[index] for index in indices]
+            outputs.update(zip(indices, self._of_group(kind, group, own), strict=True))
+        return [outputs[index] for index in range(len(steps))]
 
-        The first step of a kind that is asked for is computed alone and measured.
-        """
-        if kind not in self._at_once and len(steps) > 1:
-            first = self._tried(lambda: [self._measured(kind, steps[0])], 1)
-            return [*first, *self.outputs(kind, steps[1:])]
-        pieces = evenly(steps, self._at_once.get(kind, 1))
-        return [output for piece in pieces for output in self._of_piece(kind, piece)]
+    def name(self, trainer: MethodTrainer) -> str:
+        """What a run is called in its group: its seed, with a number where another has it."""
+        if id(trainer) not in self._names:
+            seed, taken = str(trainer.cfg.SEED), {name for _, name in self._names.values()}
+            others = (f"{seed}#{number}" for number in itertools.count(2))
+            free = next(name for name in itertools.chain((seed,), others) if name not in taken)
+            self._names[id(trainer)] = trainer, trainer.stacking.get("name", free)
+        return self._names[id(trainer)][1]
 
-    def _of_piece(self, kind: Hashable, piece: Sequence[StepInput]) -> list[StepOutput | Exception]:
+    def _place(self, kind: Hashable, steps: Sequence[StepInput]) -> None:
+        """Give each run its group: the one that its checkpoint says, one that another's says, or a new one."""
+        groups = self._groups.setdefault(kind, {})
+        new = {name: step for step in steps if (name := self.name(step[0])) not in groups}
+        known = {group.members: group for group in groups.values()}
+        for name, (trainer, *_) in new.items():
+            members = tuple(trainer.stacking.get("members", ()))
+            if name in members:
+                groups[name] = known.setdefault(members, RunGroup(members))
+                groups[name].stacked.update(trainer.stacking["stacked"])
+        for name in new.keys() - groups.keys():
+            groups.update((name, group) for group in known.values() if name in group.members)
+        if alone := [step for name, step in new.items() if name not in groups]:
+            self._form(kind, alone, self._room(kind, alone))
+        for name, (trainer, *_) in new.items():
+            groups[name].note(trainer, name)
+
+    def _form(self, kind: Hashable, steps: Sequence[StepInput], most: int) -> None:
+        """Make groups of at most so many of these runs."""
+        for piece in evenly([self.name(trainer) for trainer, *_ in steps], most):
+            self._groups[kind].update(dict.fromkeys(piece, RunGroup(tuple(piece))))
+
+    def _of_group(self, kind: Hashable, group: RunGroup, steps: Sequence[StepInput]) -> list[StepOutput | Exception]:
         """Outputs of steps that are computed together. If that fails, fewer are from then on, in the end each alone:
         memory may be shorter than it was, and what is wrong with one run is its own."""
-        tried = self._tried(partial(stacked_losses, piece, self._equal), len(piece))
-        if len(piece) == 1 or not isinstance(tried[0], Exception):
-            return tried
-        self._at_once[kind] = len(piece) // 2
+        try:
+            outputs: list[StepOutput | Exception] = [*stacked_losses(steps, group)]
+        except Exception as error:  # belongs to these runs, not to the others
+            failed = error
+        else:
+            for trainer, *_ in steps:
+                if len(trainer.stacking["stacked"]) < len(group.stacked):
+                    group.note(trainer, self.name(trainer))
+            return outputs
+        if len(group.members) == 1:
+            short = isinstance(failed, torch.OutOfMemoryError)
+            failed.__traceback__ = failed.__traceback__ if not short else None  # it holds what was computed
+            return self._of_group(kind, group, steps) if short and steps[0][0].encode_less() else [failed]
+        most = len(group.members) // 2
         said = "The steps of %d runs could not be computed together (%s): trying %d at a time"
-        logger.warning(said, len(piece), str(tried[0]).partition("\n")[0], self._at_once[kind])
-        tried.clear()  # the exception holds what was computed
-        for trainer, *_ in piece:
+        logger.warning(said, len(group.members), str(failed).partition("\n")[0], most)
+        del failed  # it holds what was computed
+        for trainer, *_ in steps:
             trainer.model.zero_grad(set_to_none=True)
-        return self.outputs(kind, piece)
+        self._form(kind, steps, most)
+        for trainer, *_ in steps:
+            self._groups[kind][self.name(trainer)].note(trainer, self.name(trainer))
+        return self.outputs(kind, steps)
 
-    def _measured(self, kind: Hashable, step: StepInput) -> StepOutput:
-        """The output of one run's step alone; notes how many such runs there is room for."""
+    def _room(self, kind: Hashable, steps: Sequence[StepInput]) -> int:
+        """How many runs of a kind are computed together; the first of several steps is measured, which leaves nothing.
+
+        One that cannot be computed is measured no more: it will fail again in its turn.
+        """
+        for step in steps if len(steps) > 1 and kind not in self._at_once else ():
+            try:
+                self._at_once[kind] = self._measured(step)
+                break
+            except Exception as error:  # belongs to this run, which meets it again
+                logger.debug("A step cannot be measured: %s", error)
+            finally:
+                step[0].model.zero_grad(set_to_none=True)
+        return self._at_once.get(kind, 1)
+
+    def _measured(self, step: StepInput) -> int:
+        """How many runs there is room for, by one run's step alone."""
         backbone = step[0].model.backbone
         room = backbone.memory_for_activations()
         weights = [*backbone.parameters(), *step[0].model.parameters()]
         with counted_activations(without=weights) as kept:
             output = single_run_loss(step)
-        if backbone.is_chunked:
-            self._at_once[kind] = 1
-        else:
-            self._at_once[kind] = sys.maxsize if room is None else max(1, int(SHARE * room / max(kept(), 1)))
-        limit = min(self._at_once[kind], 999)
+        at_once = sys.maxsize if room is None else max(1, int(SHARE * room / max(kept(), 1)))
+        at_once = 1 if backbone.is_chunked else at_once
+        limit = min(at_once, 999)
         logger.info("Memory: the training step of a run keeps %s; up to %d runs together", format_bytes(kept()), limit)
-        return output
-
-    @staticmethod
-    def _tried(compute: Callable[[], list[StepOutput]], count: int) -> list[StepOutput | Exception]:
-        """What is computed for so many runs, or for each of them the exception."""
-        try:
-            return [*compute()]
-        except Exception as error:  # belongs to these runs, not to the others
-            return [error] * count
+        del output
+        return at_once
 
 
 class ConstantsEqual:
@@ -154,46 +254,56 @@ class _Loss(nn.Module):
         return self.method.loss(images, labels)
 
 
-def _mapped_losses(steps: Sequence[StepInput], equal: ConstantsEqual) -> list[StepOutput]:
-    """Loss and summary of each run, computed in one pass over all runs' batches.
+def _mapped_losses(steps: Sequence[StepInput], group: RunGroup) -> list[StepOutput]:
+    """Loss and summary of each run, computed in one pass over the batches of all places of its group.
 
     Args:
-        steps: of the runs, with images and labels of the same shapes.
-        equal: says which constants need not be stacked.
+        steps: of runs of the group, with images and labels of the same shapes.
+        group: which place is whose, and which tensors are stacked.
     """
     trainers, images, labels = zip(*steps, strict=True)
     losses = [_Loss(trainer.model) for trainer in trainers]
     states = [{**dict(loss.named_parameters()), **dict(loss.named_buffers())} for loss in losses]
-    first = states[0]
-    own = [name for name in first if not all(equal(first[name], state[name]) for state in states[1:])]
-    stacked = {name: torch.stack([state[name] for state in states]) for name in own}
+    group.choose_stacked(states)
+    places = group.places(trainers)
+    runs = [place or 0 for place in places]  # an empty place has the first run's, but no gradients
+
+    def stack(name: str) -> Tensor:
+        return torch.stack([states[0][name].detach() if place is None else states[place][name] for place in places])
+
     with trainers[0].precision.autocast(), warnings.catch_warnings():
         # one operation without a batching rule (attention on a CPU) runs once per run, which is exact
         warnings.filterwarnings("ignore", message="There is a performance drop", category=UserWarning)
         values, summaries = vmap(lambda state, x, y: functional_call(losses[0], state, (x, y)))(
-            stacked, torch.stack(images), torch.stack(labels)
-        )
-    return [(values[r], {name: value[r] for name, value in summaries.items()}) for r in range(len(steps))]
+            {name: stack(name) for name in states[0] if name in group.stacked},
+            torch.stack([images[run] for run in runs]), torch.stack([labels[run] for run in runs]),
+        )  # fmt: skip
+    rows = [places.index(run) for run in range(len(steps))]
+    return [(values[row], {name: value[row] for name, value in summaries.items()}) for row in rows]
 
 
 def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
     """Run the bodies in turn until all have ended; returns what each returned, or the exception it raised.
 
     Standard output and the grad mode belong to each run while it has its turn.
+
+    Raises:
+        Interrupted: the process was asked to end, and each run has saved what it could.
     """
     results: list[Any] = [None] * len(bodies)
 
     def start(index: int) -> None:
         RUNS_IN_PROCESS.set(len(bodies))
         try:
+            raise_if_asked()
             results[index] = bodies[index]()
-        except Exception as error:  # one run's failure must not end the others; the caller raises it
+        except (Exception, Interrupted) as error:  # must not end the other runs; the caller raises it
             results[index] = error
 
     batcher = RunBatcher()
     runs = [_Run(greenlet(start)) for _ in bodies]
     waiting: dict[int, StepInput] = {}
-    with _steps_go_to(getcurrent()):
+    with _steps_go_to(getcurrent()), deferred():
         for index, run in enumerate(runs):
             resume_run(run, waiting, index, index)
         while waiting:
@@ -201,6 +311,8 @@ def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
             waiting = {}
             for index, output in outputs.items():
                 resume_run(runs[index], waiting, index, output)
+    if asked():
+        raise Interrupted(asked(), "where each run was saved")
     return results
 
 

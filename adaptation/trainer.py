@@ -32,6 +32,7 @@ from adaptation.method import Method
 from adaptation.templates import DEFAULT, fill
 from adaptation.transduction import TRANSCLIP, TransductiveEvaluator, kept_features
 from clip.backbone import Backbone
+from clip.chunking import format_bytes
 from clip.clip import PIXEL_MEAN, PIXEL_STD
 from clip.loading import load_backbone
 from clip.model import ARCHITECTURES
@@ -45,9 +46,11 @@ from dassl.engine.record import code_version_of
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import count_num_param, group_equal, load_checkpoint, stream_seed
 from dassl.utils.checkpoints import pointed_name, require_finite
+from dassl.utils.torchtools import free_cached_memory
 
 logger = logging.getLogger(__name__)
 
+LEAST_MEMORY = 2**14  # bytes of activations of a step, below which smaller chunks are no help
 FINAL_MODELS = ("last_step", "best_val")
 
 
@@ -163,6 +166,7 @@ class MethodTrainer(TrainerX):
     lr_per_step = False
     supports_stacking = True
     transductive = (TRANSCLIP,)
+    stacking: Mapping[str, Any] = {}  # what `adaptation.stacking` keeps of a run that it computes together with others
     config_node = ""  # the name of that node
     _idle: set[str] = set()  # names of parameters that no epoch so far has ended with a gradient of
     replaceable = True  # a dropped-in trainer of the same name takes its place
@@ -225,14 +229,17 @@ class MethodTrainer(TrainerX):
         super().require_own(checkpoint, path)
 
     def progress(self) -> dict:
-        """What the engine needs to go on, and the state of the gradient scaler (empty where none is used)."""
-        return {**super().progress(), "scaler": self.precision.scaler.state_dict()}
+        """What the engine needs to go on, the state of the gradient scaler (empty where none is used), and with which
+        other runs the steps are computed."""
+        stacking = {"stacking": dict(self.stacking)} if self.stacking else {}
+        return {**super().progress(), "scaler": self.precision.scaler.state_dict(), **stacking}
 
     def restore_progress(self, progress: Mapping) -> None:
         """Take over what `progress` returned."""
         super().restore_progress(progress)
         if progress.get("scaler"):
             self.precision.scaler.load_state_dict(progress["scaler"])
+        self.stacking = progress.get("stacking", {})
 
     def build_data_loader(self) -> None:
         """Load the backbone, fill the INPUT keys from it, then build the loaders."""
@@ -343,12 +350,27 @@ class MethodTrainer(TrainerX):
     def compute_gradients(self, images: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
         """Give what is learned the gradients of the loss; returns what the log shows of the step.
 
-        Where several runs share a process, `adaptation.stacking` puts itself in this place.
+        Where several runs share a process, `adaptation.stacking` puts itself in this place. A step that is out of
+        memory is computed again in smaller chunks.
         """
-        with self.precision.autocast():
-            loss, summary = self.model.loss(images, labels)
-        self.backward(loss)
-        return summary
+        try:
+            with self.precision.autocast():
+                loss, summary = self.model.loss(images, labels)
+            self.backward(loss)
+            return summary
+        except torch.OutOfMemoryError:
+            if not self.encode_less():
+                raise
+        return self.compute_gradients(images, labels)
+
+    def encode_less(self) -> bool:
+        """Forget a step that was out of memory, and encode in smaller chunks from here on; False if that is no help."""
+        self.model.zero_grad(set_to_none=True)
+        free_cached_memory(self.device)
+        limit = self.model.backbone.lower_memory_limit()
+        said = "Out of memory: the activations of a step may take %s from here on (TRAIN.MEMORY_GB)"
+        logger.warning(said, format_bytes(limit))
+        return limit > LEAST_MEMORY
 
     def backward(self, loss: torch.Tensor) -> None:
         """Compute the gradients of a loss, scaled where the precision asks for it.
@@ -387,6 +409,8 @@ class MethodTrainer(TrainerX):
     def after_epoch(self) -> None:
         """As the engine's; parameters that no epoch has ended with a gradient of are named after the last."""
         idle = set(without_gradient(self.model))
+        if idle == {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}:
+            idle = set()  # a run that goes on after the last step of an epoch has taken none of them itself
         self._idle = idle if self.epoch == self.start_epoch else self._idle & idle
         if self.epoch + 1 == self.max_epoch:
             warn_of_idle(self.model, sorted(self._idle))

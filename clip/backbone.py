@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,10 @@ from clip.chunking import ENCODERS, ChunkedEncoder
 from clip.precision import convert_weights, free_memory, to_float32
 from clip.substitution import Weights, WithWeights, tower_of
 from clip.towers import Adapter, ImageTower, Prompts, QKVDelta, Read, SentenceLayout, TextTower
+
+UNKNOWN_MEMORY = 2**32  # bytes, where the system does not say how many are free
+
+_living: "WeakSet[Backbone]" = WeakSet()
 
 
 class Backbone(nn.Module):
@@ -88,6 +93,13 @@ class Backbone(nn.Module):
         self.plain_images = True
         self.reload: Callable[[], Backbone] | None = None
         self._layouts = WeakTensorKeyDictionary()
+        _living.add(self)
+
+    def __copy__(self) -> "Backbone":
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        _living.add(other)
+        return other
 
     @property
     def image_size(self) -> int:
@@ -235,6 +247,20 @@ class Backbone(nn.Module):
             setattr(other, name, getattr(getattr(self, name), "encode", getattr(self, name)))
             setattr(other, name, ChunkedEncoder(other, name, samples))
         return other
+
+    def lower_memory_limit(self) -> int:
+        """Encode in smaller chunks from here on, with this backbone and its copies: a step was out of memory.
+
+        Returns:
+            How many bytes the activations of a training step may now take: half of what they might.
+        """
+        limit = (self.memory_limit or self.memory_for_activations() or UNKNOWN_MEMORY) // 2
+        for other in [other for other in _living if other.model is self.model]:
+            other.memory_limit = limit
+            for name, samples in ENCODERS.items():
+                setattr(other, name, getattr(getattr(other, name), "encode", getattr(other, name)))
+                setattr(other, name, ChunkedEncoder(other, name, samples))
+        return limit
 
     def memory_for_activations(self) -> int | None:
         """Bytes that the activations of a training step may take now, None if nothing says so."""

@@ -6,7 +6,11 @@ may name configuration keys of its own, which live under `DATASET`, in a class a
 """
 
 import importlib
+import sys
 from pathlib import Path
+
+if sys.argv[0] == "-m":  # `python -m datasets.<name>` imports the package first
+    import dassl.ctrl_c  # noqa: F401
 
 COMMANDS = ("check", "prepare")  # run by `python -m datasets.<name>`, hence not imported with the package
 

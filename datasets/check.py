@@ -10,6 +10,8 @@ is wrong, and the class names as the prompts that they give. Nothing is written 
 well, 1 something is wrong, 2 the command was.
 """
 
+import dassl.ctrl_c  # noqa: F401  # isort: skip - before what takes seconds
+
 import argparse
 import logging
 import os

@@ -9,6 +9,8 @@ account or is to be had nowhere is named with the place where it belongs; an arc
 Exit status: 0 all sets are usable, 1 something needed is missing, 2 the command was wrong.
 """
 
+import dassl.ctrl_c  # noqa: F401  # isort: skip - before what takes seconds
+
 import argparse
 import logging
 import os

@@ -9,6 +9,8 @@ another project, or whose backbone is a file, give --backbone. `</w>` ends a wor
 of a longer word.
 """
 
+import dassl.ctrl_c  # noqa: F401  # isort: skip - before what takes seconds
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence

@@ -10,6 +10,8 @@ validation images of each class; OUTPUT/linear_probe.json holds every run. The d
 feature extraction, on RN50.
 """
 
+import dassl.ctrl_c  # noqa: F401  # isort: skip - before what takes seconds
+
 import argparse
 import logging
 import sys

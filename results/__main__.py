@@ -3,6 +3,8 @@
 `python -m results --audit DIRECTORY` says what in the tree does not agree with what.
 """
 
+import dassl.ctrl_c  # noqa: F401  # isort: skip - before what takes seconds
+
 import argparse
 import os
 import sys

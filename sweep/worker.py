@@ -93,8 +93,7 @@ def execute_pack(pack: SeedGroup, tell: Callable[[Message], None]) -> None:
         tell(replace(end, index=index))
 
     bodies = [partial(body, index, run) for index, run in enumerate(pack)]
-    results = run_together(bodies) if len(bodies) > 1 else [bodies[0]()]
-    for error in filter(None, results):
+    for error in filter(None, run_together(bodies)):  # one alone too may go on from among several
         raise error
 
 

@@ -148,7 +148,7 @@ class LPPlusPlus(SupportTrainer):
         features = F.normalize(next(self.support_passes(1)), dim=-1)
         self.support = {"img": features, "label": self.support_labels}
         self.validation = self.validation_features() if self.settings.SELECT else None
-        if self.start_epoch == 0:
+        if not self.resumed:
             if not self.cfg.MODEL.INIT_WEIGHTS:
                 self.model.start(features, self.support_labels)
             for group, size in zip(self.optim.param_groups, self.model.step_sizes(features), strict=True):

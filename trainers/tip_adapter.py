@@ -190,7 +190,7 @@ class CacheTrainer(SupportTrainer):
     def before_train(self) -> None:
         """Resume, or fill the cache with features that are averaged over augmented passes."""
         super().before_train()
-        if self.start_epoch == 0 and not self.cfg.MODEL.INIT_WEIGHTS:
+        if not self.resumed and not self.cfg.MODEL.INIT_WEIGHTS:
             count = self.settings.AUGMENT_EPOCHS
             self.model.fill(sum(self.support_passes(count)) / count, self.support_labels)
 

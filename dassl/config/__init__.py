@@ -32,6 +32,7 @@ LEAST = {  # below this no run can be made
     "DATALOADER.NUM_WORKERS": 0,
     "OPTIM.LR": 0,
     "OPTIM.WEIGHT_DECAY": 0,
+    "TRAIN.CHECKPOINT_MINUTES": 0,
 }
 
 

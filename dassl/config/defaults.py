@@ -112,6 +112,7 @@ DEFAULTS.OPTIM = CN(
 DEFAULTS.TRAIN = CN(
     {
         "CHECKPOINT_FREQ": 0,  # epochs; 0: only the last
+        "CHECKPOINT_MINUTES": 10.0,  # between interim checkpoints, two of which are kept until the last epoch; 0: none
         "PRINT_FREQ": 10,  # batches
         "TRACKERS": (),  # where numbers go beside TensorBoard: csv, wandb, mlflow
         "MEMORY_GB": 0.0,  # that a step's activations may take, where a trainer can save some; 0: what is free

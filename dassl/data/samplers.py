@@ -5,7 +5,9 @@ they depend on the number of workers and on everything that drew before.  ``"key
 sample).  A trainer says which of the two it wants, ``DATALOADER.RANDOM_STREAMS`` may say otherwise.
 """
 
-from collections.abc import Iterator, Sequence, Sized
+import itertools
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from multiprocessing.sharedctypes import RawArray
 from typing import Any
 
@@ -76,16 +78,33 @@ class EpochClock:
 
 
 class EpochRandomSampler(RandomSampler):
-    """A random permutation of the data that is a function of (seed, pass)."""
+    """A random permutation of the data that is a function of (seed, pass).
+
+    Attributes:
+        skip: how many samples the next pass leaves out at its beginning.
+    """
 
     def __init__(self, data_source: Sized, clock: EpochClock) -> None:
         super().__init__(data_source)
         self.clock = clock
+        self.skip = 0
 
     def __iter__(self) -> Iterator[int]:
         self.clock.tick()
         generator = torch.Generator().manual_seed(self.clock.seed_for("order"))
-        yield from torch.randperm(len(self.data_source), generator=generator).tolist()
+        skip, self.skip = self.skip, 0
+        yield from torch.randperm(len(self.data_source), generator=generator).tolist()[skip:]
+
+
+def pass_over(batches: Iterable[Any], count: int) -> Iterator[Any]:
+    """Return the batches after the first ``count``, whose images are read only where the random numbers need it."""
+    sampler = getattr(batches, "sampler", None)
+    if isinstance(batches, DataLoader) and isinstance(sampler, EpochRandomSampler) and batches.batch_size:
+        sampler.skip = count * batches.batch_size
+        return iter(batches)
+    left = iter(batches)
+    deque(itertools.islice(left, count), maxlen=0)
+    return left
 
 
 def _clock(loader: DataLoader | None) -> EpochClock | None:

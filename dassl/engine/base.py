@@ -4,6 +4,7 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from dassl.engine.trackers import Tracker, make_trackers
 from dassl.engine.writer import SummaryWriter
 from dassl.utils import check_availability, load_checkpoint, save_checkpoint, tolist_if_not
 from dassl.utils.checkpoints import BEST, require_finite, restore, sound_checkpoints
+from dassl.utils.interim import place_of, resumable_checkpoints
 
 logger = logging.getLogger(__name__)
 
@@ -28,12 +30,14 @@ class TrainerBase:
         batch_idx: the present batch, from 0.
         num_batches: batches of an epoch.
         model_epoch: epochs that the present weights have been trained for; 0 if untrained or unknown.
+        resumed: whether this run goes on from a checkpoint, be it of its first epoch.
     """
 
     epoch = 0
     batch_idx = 0
     num_batches = 0
     model_epoch = 0
+    resumed = False
 
     def __init__(self) -> None:
         self._models: OrderedDict[str, nn.Module] = OrderedDict()
@@ -102,18 +106,22 @@ class TrainerBase:
         """
         self.require_finite_state()
         for name in self.get_model_names():
-            optim, sched = self._optims[name], self._scheds[name]
-            state = {
-                **self.checkpoint_extras(),
-                "state_dict": self._models[name].state_dict(),
-                "epoch": epoch + 1,
-                "optimizer": None if optim is None else optim.state_dict(),
-                "scheduler": None if sched is None else sched.state_dict(),
-                "val_result": None if val_result is None else float(val_result),
-                "progress": self.progress(),
-            }
+            state = self.checkpoint_state(name, epoch + 1, val_result)
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
             self.note_checkpoint(name, os.path.join(directory, name, model_name or f"model.pth.tar-{epoch + 1}"), state)
+
+    def checkpoint_state(self, name: str, epochs: int, val_result: float | None = None) -> dict[str, Any]:
+        """Return what a checkpoint of a registered model holds when so many epochs are completed."""
+        optim, sched = self._optims[name], self._scheds[name]
+        return {
+            **self.checkpoint_extras(),
+            "state_dict": self._models[name].state_dict(),
+            "epoch": epochs,
+            "optimizer": None if optim is None else optim.state_dict(),
+            "scheduler": None if sched is None else sched.state_dict(),
+            "val_result": None if val_result is None else float(val_result),
+            "progress": self.progress(),
+        }
 
     def note_checkpoint(self, name: str, path: str, checkpoint: Mapping[str, Any]) -> None:
         """Remember the file that a model was last written to or loaded from, which ``metrics.json`` will name."""
@@ -137,9 +145,9 @@ class TrainerBase:
             epoch = restore(checkpoint, self._models[name], self._optims[name], self._scheds[name])
             self.restore_progress(checkpoint.get("progress", {}))
             path = os.path.join(directory, name, f"model.pth.tar-{epoch}")
-            if os.path.isfile(path):
+            if os.path.isfile(path) and not place_of(checkpoint)[1]:
                 self.note_checkpoint(name, path, checkpoint)
-        self.model_epoch = epoch
+        self.model_epoch, self.resumed = epoch, True
         return epoch
 
     def require_own(self, checkpoint: Mapping[str, Any], path: str) -> None:
@@ -153,7 +161,7 @@ class TrainerBase:
         if not found or len(found) < len(first):
             return {}
         while True:
-            epochs = {name: int(checkpoint["epoch"]) for name, checkpoint in found.items()}
+            epochs = {name: place_of(checkpoint) for name, checkpoint in found.items()}
             later = [name for name, epoch in epochs.items() if epoch > min(epochs.values())]
             if not later:
                 return found
@@ -165,7 +173,8 @@ class TrainerBase:
 
     def _own_checkpoints(self, directory: str, name: str) -> Iterator[dict[str, Any]]:
         """Yield the sound checkpoints of a model, the last one first."""
-        for path, checkpoint in sound_checkpoints(os.path.join(directory, name), self._models[name]):
+        folder = os.path.join(directory, name)
+        for path, checkpoint in sound_checkpoints(folder, self._models[name], resumable_checkpoints(folder)):
             self.require_own(checkpoint, path)
             yield checkpoint
 
@@ -329,10 +338,15 @@ class TrainerBase:
         self.before_train()
         for epoch in range(self.start_epoch, self.max_epoch):
             self.epoch = epoch
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
+            with self.interruptible_epoch():
+                self.before_epoch()
+                self.run_epoch()
+                self.after_epoch()
         self.after_train()
+
+    def interruptible_epoch(self) -> AbstractContextManager[None]:
+        """Return what surrounds an epoch."""
+        return nullcontext()
 
     def before_train(self) -> None:
         """Prepare; may set ``start_epoch``."""

@@ -21,6 +21,7 @@ NO_EFFECT = {
     "TRAIN.PRINT_FREQ": "how often a run speaks",
     "TRAIN.CHECKPOINT_FREQ": "how often it saves",
     "TRAIN.TRACKERS": "where its numbers are shown",
+    "TRAIN.CHECKPOINT_MINUTES": "how often it saves",
     "TEST.CACHE_FEATURES": "cached features equal those that would be computed",
     "TEST.KEEP_PREDICTIONS": "what is written beside the result",
     "TEST.KEEP_VAL_PREDICTIONS": "what is written beside the result",

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from typing import Any, Literal, cast
 
@@ -31,6 +32,7 @@ from dassl.data.image_store import log_stored_images
 from dassl.data.samplers import set_epoch
 from dassl.engine.base import TrainerBase
 from dassl.engine.comparison import flatten, to_dict
+from dassl.engine.interim import InterimCheckpoints
 from dassl.engine.record import make_record, recordable, require_own_result
 from dassl.engine.steps import Step, StepReader
 from dassl.engine.trackers import require_known
@@ -50,8 +52,12 @@ from dassl.utils import (
     write_json,
 )
 from dassl.utils.checkpoints import BEST
+from dassl.utils.interruption import raise_if_asked
+from dassl.utils.locks import require_held
+from dassl.utils.random_states import random_states
+from dassl.utils.shortages import ShortageError
 from dassl.utils.third_party import names_from
-from dassl.utils.torchtools import reset_peak_memory
+from dassl.utils.torchtools import free_cached_memory, reset_peak_memory
 
 __all__ = ["AverageMeter", "MetricMeter", "SimpleTrainer", "SummaryWriter", "TrainerBase", "TrainerX", "TrainerXU"]
 
@@ -122,8 +128,10 @@ class SimpleTrainer(TrainerBase):
         self.train_seconds = 0.0
         self.best_result = float("-inf")
         self.last_result: float | None = None
+        self._evaluated_at_once = 0  # images; 0: as many as a batch has
         self.training_evidence: dict[str, Any] = dict(NOT_TRAINED)
         self._epoch_start = time.time()
+        self.interim = InterimCheckpoints(self)
         self.build_data_loader()
         self.build_model()
         self.evaluator = build_evaluator(cfg, lab2cname=self.lab2cname)
@@ -166,8 +174,9 @@ class SimpleTrainer(TrainerBase):
         return {}
 
     def progress(self) -> dict[str, Any]:
-        """Return the history, the time spent and the best result."""
-        return {"history": self.history, "train_seconds": self.train_seconds, "best_result": self.best_result}
+        """Return the history, the time spent, the best result and the states of the global random generators."""
+        done = {"history": self.history, "train_seconds": self.train_seconds, "best_result": self.best_result}
+        return {**done, "random": random_states(self.device)}
 
     def checkpoint_extras(self) -> dict[str, Any]:
         """Return what a resumed run compares: ``data``, with class names in label order and hashes of the images; and
@@ -219,6 +228,16 @@ class SimpleTrainer(TrainerBase):
         self.history = list(progress.get("history", self.history))
         self.train_seconds = progress.get("train_seconds", self.train_seconds)
         self.best_result = progress.get("best_result", self.best_result)
+        self.interim.restore(progress)
+
+    def interruptible_epoch(self) -> AbstractContextManager[None]:
+        """Return what surrounds an epoch, so that it can be interrupted and gone on with."""
+        return self.interim.epoch()
+
+    @property
+    def goes_on_inside_epochs(self) -> bool:
+        """Whether the loop over the batches of an epoch can begin at any of them."""
+        return False
 
     def train(self) -> None:  # type: ignore[override]  # without arguments, as in Dassl
         """Train for ``OPTIM.MAX_EPOCH`` epochs, less those that an interrupted run has completed."""
@@ -229,6 +248,8 @@ class SimpleTrainer(TrainerBase):
         evidence, reason = recordable(lambda: training_evidence(self.dm.dataset))
         self.training_evidence = evidence or {"not_recorded": dict.fromkeys(NOT_TRAINED, reason)}
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.output_dir)
+        if self.start_epoch >= self.max_epoch:
+            self.interim.remove()  # whoever wrote the last checkpoint may have been killed before that
         self.epoch = max(self.start_epoch - 1, 0)
         log_dir = os.path.join(self.output_dir, "tensorboard")
         mkdir_if_missing(log_dir)
@@ -256,7 +277,9 @@ class SimpleTrainer(TrainerBase):
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
         due = frequency > 0 and (self.epoch + 1) % frequency == 0
         if due or self.epoch + 1 == self.max_epoch:
+            require_held(self.output_dir)
             self.save_model(self.epoch, self.output_dir)
+            self.interim.note_regular(self.epoch + 1)
         self._epoch_start = time.time()  # validation and saving are not training
 
     def after_train(self) -> None:
@@ -306,7 +329,7 @@ class SimpleTrainer(TrainerBase):
         batches, collector = self.evaluation_batches(loader), self._collector(loader, selecting)
         for batch in _with_progress_bar(batches, f"evaluating {split}", len(loader)):
             input, label = self.parse_batch_test(batch)
-            output = self.model_inference(input)
+            output = self._inference(input)
             self.evaluator.process(output, label)
             if collector is not None:
                 collector.add(output, label, batch)
@@ -316,9 +339,41 @@ class SimpleTrainer(TrainerBase):
         if not selecting:
             seconds, answers = time.perf_counter() - start, self._collected(collector)
             record = make_record(self, split, results, seconds)
+            require_held(self.output_dir)
             write_json(record | {"predictions": self._keep_predictions(answers, record)}, result)
         self.last_result = next(iter(results.values()))
         return self.last_result
+
+    def _inference(self, input: Any) -> Any:
+        """Return :meth:`model_inference` of a batch, in smaller ones once the device's memory was too small for it."""
+        if self._evaluated_at_once:
+            return torch.cat([self.model_inference(part) for part in input.split(self._evaluated_at_once)])
+        try:
+            return self.model_inference(input)
+        except torch.OutOfMemoryError:
+            if not isinstance(input, Tensor) or len(input) < 2:
+                raise
+        return self._smaller_inference(input)
+
+    def _smaller_inference(self, input: Tensor) -> Any:
+        """Find out how many images the memory is enough for; return their outputs."""
+        at_once = len(input)
+        while True:
+            at_once = (at_once + 1) // 2
+            free_cached_memory(self.device)
+            try:
+                outputs = [self.model_inference(part) for part in input.split(at_once)]
+            except torch.OutOfMemoryError:
+                if at_once == 1:
+                    raise
+                continue
+            if not all(isinstance(output, Tensor) for output in outputs):
+                raise ShortageError(
+                    f"the memory is enough for {at_once} images: set DATALOADER.TEST.BATCH_SIZE to that"
+                )
+            logger.warning("Out of memory: from here on %d images are evaluated at a time", at_once)
+            self._evaluated_at_once = at_once
+            return torch.cat(outputs)
 
     def evaluation_batches(self, loader: DataLoader) -> Iterable[Any]:
         """Return the batches to evaluate; for subclasses that know a cheaper way to them."""
@@ -403,6 +458,11 @@ class SimpleTrainer(TrainerBase):
 class TrainerX(SimpleTrainer):
     """A trainer on labelled batches."""
 
+    @property
+    def goes_on_inside_epochs(self) -> bool:
+        """Whether the loop is this one, not that of a subclass."""
+        return type(self).run_epoch is TrainerX.run_epoch
+
     def run_epoch(self) -> None:
         """Step through the batches; report every ``TRAIN.PRINT_FREQ`` of them, and all if there are fewer.
 
@@ -411,11 +471,12 @@ class TrainerX(SimpleTrainer):
         """
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
-        lr = self.get_current_lr()
+        lr = self.interim.lr_at_start()
         self.num_batches, batches = self.epoch_batches()
         reader = StepReader(self.device, functools.partial(self._report, losses), self.must_be_finite)
+        steps = self.interim.steps(batches, losses, settle=reader.finish)
         end = time.time()
-        for self.batch_idx, batch in enumerate(batches):
+        for self.batch_idx, batch in steps:
             data_time.update(time.time() - end)
             step_lr = self.get_current_lr()
             report = self.step(batch)
@@ -529,10 +590,12 @@ class _Endless(Iterator[Any]):
             return next(self.batches)
 
 
-def _with_progress_bar(batches: Iterable[Any], title: str, count: int) -> Iterable[Any]:
+def _with_progress_bar(batches: Iterable[Any], title: str, count: int) -> Iterator[Any]:
     """Show on standard error how many are done, if it takes more than seconds; less often without a terminal."""
     interval = 0.2 if sys.stderr.isatty() else 30
-    return tqdm(batches, desc=title, total=count, delay=3, mininterval=interval, maxinterval=max(interval, 10))
+    for batch in tqdm(batches, desc=title, total=count, delay=3, mininterval=interval, maxinterval=max(interval, 10)):
+        raise_if_asked()  # a signal may have come where Python drops what a handler raises, as in __del__
+        yield batch
 
 
 __getattr__ = names_from(

@@ -7,6 +7,8 @@ A checkpoint is one file of plain data (tensors, numbers, strings, lists, dictio
     <folder>/model-best.pth.tar      the same, of the best validation result
     <folder>/checkpoint              the name of the file that was written last
 
+Between them there may be interim checkpoints (:mod:`dassl.utils.interim`).
+
 Files of Dassl also hold the successor scheduler, with its optimiser, and NumPy numbers: reading allows just these.
 """
 
@@ -21,7 +23,7 @@ import warnings
 import zipfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from typing import Any
 
@@ -80,15 +82,25 @@ def save_checkpoint(
     if remove_module_from_keys:
         state["state_dict"] = without_module(state["state_dict"])
     name = model_name or f"model.pth.tar-{state['epoch']}"
-    content = io.BytesIO()  # PyTorch's writer does not say what is wrong with a file that cannot be written
-    torch.save(_with_digest(state), content)
+    content = serialise(state)
     for file_name in [name, BEST] if is_best else [name]:
-        path = os.path.join(save_dir, file_name)
-        with atomic_write(path, "wb") as file:
-            file.write(content.getbuffer())
-        logger.info("Checkpoint saved to %s", path)
+        write_checkpoint(content, os.path.join(save_dir, file_name))
     with atomic_write(os.path.join(save_dir, "checkpoint")) as file:
         file.write(f"{name}\n")
+
+
+def serialise(state: dict[str, Any]) -> memoryview:
+    """Return the bytes of a checkpoint, with the digest of its content."""
+    content = io.BytesIO()  # PyTorch's writer does not say what is wrong with a file that cannot be written
+    torch.save(_with_digest(state), content)
+    return content.getbuffer()
+
+
+def write_checkpoint(content: memoryview, path: str) -> None:
+    """Write the bytes of a checkpoint, whole or not at all."""
+    with atomic_write(path, "wb") as file:
+        file.write(content)
+    logger.info("Checkpoint saved to %s", path)
 
 
 def _with_digest(state: dict[str, Any]) -> dict[str, Any]:
@@ -250,15 +262,17 @@ def last_checkpoint(fdir: str) -> str | None:
     return next(iter(checkpoints_from_last(fdir)), None)
 
 
-def sound_checkpoints(fdir: str, model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield path and content of the checkpoints of a folder, the last one first.
+def sound_checkpoints(
+    fdir: str, model: nn.Module, paths: Iterable[str] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield path and content of the checkpoints of a folder, the last one first; or of these, in their order.
 
     What is damaged, or of a diverged run, is named in a warning and left out.
 
     Raises:
         ValueError: a file holds something that is no plain data.
     """
-    for path in checkpoints_from_last(fdir):
+    for path in checkpoints_from_last(fdir) if paths is None else paths:
         try:
             checkpoint = load_checkpoint(path)
             require_finite(checkpoint, model, path)

@@ -3,6 +3,7 @@
 Progress bars and warnings go to standard error and so never reach the log file.
 """
 
+import contextlib
 import os
 import sys
 import time
@@ -62,10 +63,21 @@ class Logger:
     def write_file(self, text: str) -> None:
         """Write ``text`` to the file alone."""
         if self.file is not None:
-            self.file.write(printable(text, self.file))
-            self.file.flush()
+            try:
+                self.file.write(printable(text, self.file))
+                self.file.flush()
+            except OSError as error:
+                self._give_up(error)
         elif self.fpath is not None:
             self.pending.append(text)
+
+    def _give_up(self, error: OSError) -> None:
+        """Go on without the file, as on a full disk: what is trained is worth more than its log."""
+        assert self.file is not None
+        sys.stderr.write(f"{self.file.name} ends here, for it cannot be written: {error.strerror}\n")
+        file, self.file, self.fpath = self.file, None, None
+        with contextlib.suppress(OSError):
+            file.close()
 
     def flush(self) -> None:
         """Flush both streams."""
@@ -77,7 +89,8 @@ class Logger:
         """Close the file.  The console stays open."""
         self.fpath = None
         if self.file is not None:
-            self.file.close()
+            with contextlib.suppress(OSError):  # its text was flushed, or that was said
+                self.file.close()
             self.file = None
 
 

@@ -51,5 +51,15 @@ class MetricMeter:
         for name, value in input_dict.items():
             self.meters[name].update(value)
 
+    def state(self) -> dict[str, Any]:
+        """Return what the meters hold, as plain data."""
+        return {name: [m.val, m.sum, m.count, m.avg] for name, m in self.meters.items()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state` returned."""
+        for name, values in state.items():
+            meter = self.meters[name]
+            meter.val, meter.sum, meter.count, meter.avg = values
+
     def __str__(self) -> str:
         return self.delimiter.join(f"{name} {m.val:.4f} ({m.avg:.4f})" for name, m in self.meters.items())

@@ -5,6 +5,8 @@ import os
 import threading
 from multiprocessing import connection
 
+from dassl.utils.interruption import leave_signals_to_parent
+
 LOOK_SECONDS = 1.0
 
 
@@ -29,5 +31,6 @@ def _await_end_of_parent() -> None:
 
 
 def start_loader_worker(number: int) -> None:
-    """Let worker ``number`` of a loader end with the process that it loads for."""
+    """Let worker ``number`` of a loader end with the process that it loads for, and by its signals alone."""
     end_with_parent()
+    leave_signals_to_parent()

@@ -22,9 +22,9 @@ from dassl.utils.checkpoints import (
 from dassl.utils.tools import check_availability
 
 __all__ = [
-    "HostCopy", "choose_device", "count_num_param", "device_name", "last_checkpoint", "load_checkpoint",
-    "load_pretrained_weights", "on_gpu", "open_all_layers", "open_specified_layers", "peak_memory", "processor_name",
-    "reset_peak_memory", "resume_from_checkpoint", "save_checkpoint", "to_half_precision",
+    "HostCopy", "choose_device", "count_num_param", "device_name", "free_cached_memory", "last_checkpoint",
+    "load_checkpoint", "load_pretrained_weights", "on_gpu", "open_all_layers", "open_specified_layers", "peak_memory",
+    "processor_name", "reset_peak_memory", "resume_from_checkpoint", "save_checkpoint", "to_half_precision",
 ]  # fmt: skip
 
 
@@ -75,6 +75,12 @@ def processor_name() -> str:
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.is_file() else None
     name = found[1] if found else platform.processor() or platform.machine()
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def free_cached_memory(device: torch.device) -> None:
+    """Give back what PyTorch keeps of a GPU's memory for later."""
+    if on_gpu(device):
+        torch.cuda.empty_cache()
 
 
 def reset_peak_memory(device: torch.device) -> None:

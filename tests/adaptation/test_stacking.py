@@ -1,6 +1,9 @@
 """Seeds computed together end where they end alone, and what happens to one does not touch the others."""
 
 import logging
+import os
+import shutil
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +17,13 @@ import train
 from adaptation import stacking
 from adaptation.stacking import RunBatcher, run_together
 from adaptation.trainer import MethodTrainer
+from clip import backbone
 from clip.precision import CPU, Precision
 from dassl.engine import TRAINER_REGISTRY, build_trainer
-from dassl.utils import set_random_seed
+from dassl.utils import load_checkpoint, set_random_seed
+from dassl.utils.checkpoints import last_checkpoint
+from dassl.utils.digests import content_digest
+from dassl.utils.interruption import Interrupted, interruptible
 from sweep.method_configs import config_of
 from trainers.apex import APEXMethod
 
@@ -69,6 +76,51 @@ def test_runs_of_the_recipes(name, drawn_root, tmp_path, repo_root, monkeypatch)
     assert distance(alone[0], alone[1]) > 1e-4  # seeds differ
 
 
+def checkpoint_of(trainer: MethodTrainer) -> dict:
+    """The last checkpoint of a run, without what a clock says."""
+    state = load_checkpoint(last_checkpoint(str(Path(trainer.output_dir) / trainer.checkpoint_dir)))
+    for key in ("random", "train_seconds"):  # runs in one process do not draw from the global generators
+        del state["progress"][key]
+    del state["digest"], state["config"]
+    return state
+
+
+@pytest.mark.parametrize("name", ["CoOp", "APEX", "PromptSRC", "TaskRes"])
+def test_seeds_go_on_exactly_wherever_they_stand(name, drawn_root, tmp_path, repo_root, monkeypatch):
+    """One is where it was ended, one a step before that, one at its start, one is over."""
+    monkeypatch.chdir(repo_root)
+    seeds = (1, 2, 3, 4)
+
+    def runs(how: str) -> list[MethodTrainer]:
+        made = [by_recipe(name, seed, drawn_root, tmp_path / f"{how}{seed}") for seed in seeds]
+        for trainer in made:
+            trainer.cfg.defrost()
+            trainer.cfg.TRAIN.CHECKPOINT_MINUTES = 1e-9
+        return made
+
+    whole, cut = runs("whole"), runs("cut")
+    assert run_together([trainer.train for trainer in whole]) == [None] * 4
+    usual = cut[1].forward_backward
+
+    def ask(batch):
+        if (cut[1].epoch, cut[1].batch_idx) == (1, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return usual(batch)
+
+    cut[1].forward_backward = ask
+    with interruptible(), pytest.raises(Interrupted, match="goes on from where each run was saved"):
+        run_together([trainer.train for trainer in cut])
+    folders = [tmp_path / f"cut{seed}" for seed in seeds]
+    (folders[1] / cut[1].checkpoint_dir / "interim.pth.tar-1.2").unlink()
+    shutil.rmtree(folders[2])
+    shutil.rmtree(folders[3])
+    shutil.copytree(tmp_path / "whole4", folders[3])
+    again = runs("cut")
+    assert run_together([trainer.train for trainer in again]) == [None] * 4
+    for one, other in zip(whole, again, strict=True):
+        assert content_digest(checkpoint_of(one)) == content_digest(checkpoint_of(other))
+
+
 @pytest.mark.filterwarnings("ignore:Detected call of .lr_scheduler.step")  # every step of one seed is skipped
 def test_an_overflow_skips_the_step_of_its_own_seed_only(eurosat_root, tmp_path):
     def make(folder: str, seed: int, scale: float):
@@ -98,6 +150,35 @@ def test_a_diverged_seed_ends_alone(eurosat_root, tmp_path):
     assert together[2].model_epoch == 3
 
 
+@pytest.mark.parametrize("together", [False, True])
+@pytest.mark.parametrize("name", ["CoOp", "MMA", "FullFineTuning"])
+def test_a_step_without_memory_is_computed_in_smaller_chunks(name, together, eurosat_root, tmp_path, caplog):
+    opts = {"OPTIM.NAME": "sgd", "OPTIM.LR": "0.01", "DATALOADER.TRAIN_X.BATCH_SIZE": "4", "TRAIN.MEMORY_GB": "0.05"}
+    usual, short = (conformance.make(name, eurosat_root, tmp_path / folder, **opts) for folder in ("usual", "short"))
+    usual.train()
+    own, loss = short.backbone.model, short.model.loss
+
+    def needs_much(images, labels):
+        found = loss(images, labels)
+        if not any(copy.is_chunked for copy in backbone._living if copy.model is own):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return found
+
+    short.model.loss = needs_much
+    logging.getLogger("adaptation").propagate = True
+    with caplog.at_level(logging.WARNING, "adaptation"):
+        assert run_together([short.train]) == [None] if together else short.train() is None
+    assert "Out of memory: the activations of a step may take" in caplog.text
+    assert distance(usual, short) <= 1e-5
+    short.model.loss = lambda images, labels: _no_memory()
+    with pytest.raises(torch.OutOfMemoryError):
+        short.compute_gradients(*short.parse_batch_train(next(iter(short.train_loader_x))))
+
+
+def _no_memory():
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 def test_runs_on_the_global_generators_take_no_turns(eurosat_root, tmp_path):
     """They would share them: each is carried out whole, and learns what it learns alone."""
 
@@ -123,7 +204,8 @@ def requests(count: int) -> list:
     backbone = small_vit()
     shared = {"precision": Precision("fp32", CPU), "backbone": backbone}
     methods = [APEXMethod(backbone, BASE).train() for _ in range(count)]
-    made = [SimpleNamespace(**shared, model=method, backward=torch.Tensor.backward) for method in methods]
+    own = {"backward": torch.Tensor.backward, "stacking": {}, "cfg": SimpleNamespace(SEED=1)}
+    made = [SimpleNamespace(**shared, **own, model=method) for method in methods]
     return [(trainer, *batch(trainer.model)) for trainer in made]
 
 
@@ -141,11 +223,11 @@ def test_what_fails_together_is_tried_in_smaller_packs(monkeypatch, caplog):
     with caplog.at_level(logging.WARNING, "adaptation"):
         answers = packing.outputs("step", steps)
     assert all(torch.isfinite(loss) for loss, _ in answers)
-    assert sizes == [5, 2, 2]  # and one alone
-    assert "5 runs could not be computed together (out of memory): trying 2 at a time" in caplog.text
+    assert sizes == [6, 3, 3]  # and then each alone
+    assert "6 runs could not be computed together (out of memory): trying 3 at a time" in caplog.text
     sizes.clear()
     packing.outputs("step", steps)
-    assert max(sizes) == 2
+    assert sizes == []
 
 
 def test_a_step_that_cannot_be_computed_is_its_own_runs_failure(monkeypatch):
@@ -158,12 +240,7 @@ def test_a_step_that_cannot_be_computed_is_its_own_runs_failure(monkeypatch):
             raise ValueError("no")
         return usual(some, same)
 
-    def fails_alone(request):
-        return fails([request], None) if request[0] is guilty else own(request)
-
-    own = stacking.single_run_loss
     monkeypatch.setattr(stacking, "stacked_losses", fails)
-    monkeypatch.setattr(stacking, "single_run_loss", fails_alone)
     answers = RunBatcher().outputs("step", steps)
     assert [isinstance(answer, ValueError) for answer in answers] == [False, False, True, False]
     methods = [trainer.model for trainer, *_ in steps if trainer is not guilty]
