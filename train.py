@@ -19,6 +19,7 @@ from contextlib import redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 
+from commands.completion import offers
 from commands.listing import List
 from commands.names import config_file, trainer_name
 from commands.settings import from_defaults, in_force
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 def parse(argv: Sequence[str]) -> argparse.Namespace:
     """The arguments of a command line as people write it; ValueError for a flag that there is not."""
     parser = build_parser()
+    offers(parser)
     words = split_pairs(argv, parser)
     end = next((index for index, word in enumerate(words) if KEY.fullmatch(word)), len(words))
     name = dict(pairwise(words)).get("--trainer", "")

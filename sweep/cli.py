@@ -18,6 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from commands.completion import offers
 from commands.listing import List
 from commands.names import configs, dataset_name, trainer_name
 from commands.words import refuse_unknown_flags, split_pairs
@@ -122,6 +123,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         ValueError: a flag that there is not.
     """
     parser = build_parser()
+    offers(parser)
     words, opts = split_opts(split_pairs(argv, parser))
     refuse_unknown_flags(words, parser)
     return parser.parse_args(words), opts

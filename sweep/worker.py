@@ -143,7 +143,7 @@ def _first_line(error: Exception) -> str:
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
     """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, _end)
+    signal.signal(signal.SIGTERM, end_in_order)
     _redirect(log)
     lock = threading.Lock()
 
@@ -170,8 +170,8 @@ def serve(pipe: connection.Connection, log: str, threads: int) -> None:
             torch.cuda.empty_cache()
 
 
-def _end(number: int, frame: object) -> None:
-    """End in order when the parent says so: loaders end their processes and give back their semaphores."""
+def end_in_order(number: int, frame: object) -> None:
+    """End this process as its parent asks: loaders end their processes and give back their semaphores."""
     raise SystemExit(128 + number)
 
 

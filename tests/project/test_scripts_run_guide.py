@@ -42,7 +42,8 @@ LINES = [line for text in PAGES.values() for line in shell_lines(text)]
 NAMES = {
     "python -m sweep PROTOCOL", "python -m sweep --help", "python -m results", "scripts/dev/slurm_local.sh COMMAND",
     "python -m pip install matplotlib", "python -m pip install submitit",
-    "python train.py",
+    "python train.py", "python -m pip install argcomplete", "python -m pip install wandb",
+    "python -m pip install mlflow",
 }  # fmt: skip
 
 
