@@ -60,6 +60,8 @@ def test_settings_of_old_and_new_records():
         "OPTIM.LR": 0.1,
         "TEST.FINAL_MODEL": "last_step",
         "epoch": 3,
+        "support": "balanced",
+        "label noise": "none",
         "weights": "ab" * 6,
         "test images": "cd" * 6,
     }

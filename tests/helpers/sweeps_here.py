@@ -25,7 +25,7 @@ def sweep_here(words: Sequence[str]) -> tuple[list[Run], dict]:
     runs = planned(words)
     with contextlib.redirect_stdout(io.StringIO()):
         for run in runs:
-            assert Path(run.output_dir, "metrics.json").exists() or execute(run) == "", run.output_dir
+            assert Path(run.output_dir, "metrics.json").exists() or execute(run).kind == "done", run.output_dir
     with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as said:
         before, opts = cli.split_opts(words)
         assert cli.main([*before, "--format", "json", *opts]) == 0, said.getvalue()

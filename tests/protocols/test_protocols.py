@@ -109,6 +109,7 @@ def rules(tmp_path, monkeypatch):
     for name in ("small", "large_1", "large_2"):
         (folder / f"{name}.yaml").write_text("")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("commands.names.OWN", tmp_path / "configs")
     return (folder / "sweep.yaml").write_text
 
 
