@@ -44,8 +44,8 @@ class Result:
             such as `loss` and `acc` (percent of the training images).
         folder: where the run lies, for `evaluate`, `Predictor` and the command lines.
         config: the resolved configuration, nested by node: `config["OPTIM"]["LR"]`.
-        metrics: everything that `metrics.json` holds, such as times, versions, and what the method reports (for APEX
-            `metrics["apex"]["alpha"]`).
+        metrics: everything that `metrics.json` holds and is not null, such as times, versions, and what the method
+            reports (for APEX `metrics["apex"]["alpha"]`).
     """
 
     trainer: str
