@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from apexvl import __version__
+from dassl.output import printable_streams
 
 COMMANDS = {
     "train": ("apexvl.programs.train:main", "train and evaluate one method on one data set"),
@@ -44,6 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a subcommand; returns its exit status."""
     args = build_parser().parse_args(argv)

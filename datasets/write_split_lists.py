@@ -13,6 +13,8 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 
+from dassl.output import printable_streams
+
 from .catalogue import configurations, located
 from .fewshot import FewShotDataset
 from .split_lists import FILE_NAME, write_list
@@ -57,6 +59,7 @@ def write_lists(dataset: FewShotDataset, shots: Sequence[int], seeds: Sequence[i
             yield path
 
 
+@printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run from the command line; returns the exit status: 0, or 2 for a mistake."""
     args = build_parser().parse_args(argv)

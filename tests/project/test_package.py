@@ -122,6 +122,7 @@ def test_no_file_of_the_wheel_imports_a_room_from_the_top(wheel):
         ("from .clip import x\nimport clipper\n", "from .clip import x\nimport clipper\n"),
         ("from predict import Predictor\n", "from apexvl.programs.predict import (Predictor)\n"),
         ('"""python -m datasets.check, `python train.py`"""\n', '"""apexvl check, `apexvl train`"""\n'),
+        ("# python -m datasets.write_split_lists\n", "# python -m apexvl.datasets.write_split_lists\n"),
         ("é = 1; import clip; ü = 2\n", "é = 1; from apexvl import clip; ü = 2\n"),
     ],
 )
