@@ -28,6 +28,7 @@ COMMANDS = {  # as they are called in a checkout, and where the package is insta
     "python -m datasets.check": "apexvl check",
     "python -m datasets.prepare": "apexvl prepare",
     "python -m datasets.": "python -m apexvl.datasets.",
+    "python -m commands.": "python -m apexvl.commands.",
     "python -m lpclip": "apexvl lpclip",
     "python -m results": "apexvl results",
     "python -m sweep": "apexvl sweep",
