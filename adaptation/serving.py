@@ -76,8 +76,8 @@ def export(trainer: MethodTrainer, classnames: list[str], transform: Any, path: 
         path: ends in `.onnx` (needs the packages onnx and onnxscript) or `.pt2`.
 
     Raises:
-        ValueError: another ending; a package is missing; the method does not compute in float32, or is none of this
-            project's.
+        ValueError: another ending; a package is missing; the method does not compute in float32, is none of this
+            project's, or torch.export cannot trace it (CoCoOp, CLIP-CITE).
         OSError: the file cannot be written.
     """
     suffix = Path(path).suffix.lower()
@@ -112,7 +112,13 @@ def _traced(trainer: MethodTrainer) -> torch.export.ExportedProgram:
     shapes = {"images": {0: torch.export.Dim("batch")}}
     with torch.no_grad(), unchunked(method.backbone), _quiet():  # a plan of chunks would fix the number of images
         served(images)  # what evaluation keeps is there before it is traced
-        return torch.export.export(served, (images,), dynamic_shapes=shapes)
+        try:
+            return torch.export.export(served, (images,), dynamic_shapes=shapes)
+        except RuntimeError as error:  # what torch.export raises of a computation that depends on numbers
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"{trainer.cfg.TRAINER.NAME} cannot be exported: torch.export cannot trace it ({first})"
+            ) from error
 
 
 def _onnx(program: torch.export.ExportedProgram, properties: Mapping[str, str]) -> bytes:

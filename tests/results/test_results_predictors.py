@@ -184,7 +184,7 @@ def _fill_archive(predictor, images, path):
             archive.add(answers)
 
 
-@pytest.mark.parametrize("name", ["APEX", "CoCoOp", "CLIP_LoRA", "Tip_Adapter", "MMRL", "CLIP_CITE"])
+@pytest.mark.parametrize("name", ["APEX", "CoOp", "CLIP_LoRA", "MMRL"])
 def test_exported_programs_give_the_same_probabilities(place, paths, tmp_path, name, request):
     if not request.config.getoption("--long"):
         pytest.skip("beside the model below with --long")
@@ -196,6 +196,14 @@ def test_exported_programs_give_the_same_probabilities(place, paths, tmp_path, n
     _, images = next(predictor._batches(paths))
     for count in (1, 7):
         np.testing.assert_allclose(program(images[:count]).numpy(), predictor(paths[:count]), atol=1e-5)
+
+
+def test_what_cannot_be_traced_is_refused(place, tmp_path, request):
+    if not request.config.getoption("--long"):
+        pytest.skip("with --long")
+    with pytest.raises(ValueError, match="CoCoOp cannot be exported"):
+        predict.Predictor(_run(place, "CoCoOp")).export(tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_onnx_model_gives_the_same_probabilities_and_says_how_pictures_are_prepared(place, paths, tmp_path, capsys):
