@@ -1,5 +1,6 @@
 """From the configuration to the loaders of batches."""
 
+import copy
 import logging
 import math
 import weakref
@@ -73,6 +74,16 @@ class DatasetWrapper(Dataset):
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "loader"}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "DatasetWrapper":
+        """Copy, also with a loader around it: workers, which cannot be copied, are ended before."""
+        loader = None if self.loader is None else self.loader()
+        release_workers(loader)
+        other = memo[id(self)] = type(self).__new__(type(self))
+        vars(other).update(copy.deepcopy(self.__getstate__(), memo))
+        if id(loader) in memo:  # it is being copied
+            other.loader = weakref.ref(memo[id(loader)])
+        return other
 
     def __len__(self) -> int:
         return len(self.data_source)

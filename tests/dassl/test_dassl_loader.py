@@ -484,6 +484,19 @@ def test_workers_are_kept_between_passes_until_they_are_released_or_outdated(tmp
 
 
 @forks
+def test_a_loader_whose_workers_are_kept_can_be_copied(tmp_path, monkeypatch):
+    cfg = toy_config(monkeypatch, tmp_path, DATALOADER__NUM_WORKERS=1, **KEYED)
+    loader = DataManager(cfg, custom_tfm_train=_pid, custom_tfm_test=_pid).train_loader_x
+    assert min(_workers_of(loader)) > 0
+    other = copy.deepcopy(loader)
+    assert min(_workers_of(other) | _workers_of(loader)) > 0
+    other.dataset.transform = lambda image: -torch.tensor(os.getpid())
+    assert max(_workers_of(other)) < 0 < min(_workers_of(loader))
+    release_workers(other)
+    release_workers(loader)
+
+
+@forks
 def test_a_run_leaves_no_worker(tmp_path, monkeypatch):
     cfg = toy_config(monkeypatch, tmp_path, DATALOADER__NUM_WORKERS=2, **KEYED)
     trainer = ToyTrainer(cfg)
