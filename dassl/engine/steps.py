@@ -86,7 +86,8 @@ class StepReader:
             raise TypeError(f"a step must report a dictionary of numbers, not {type(report).__name__}")
         named = dict(report or {})
         values = [value.reshape(()) for value in named.values() if isinstance(value, Tensor)]
-        values += largest(gradients.values())
+        if gradients:  # on a CPU the Euclidean norm is eight times as fast as the largest value
+            values += torch._foreach_norm(list(gradients.values()))
         numbers = {name: None if isinstance(value, Tensor) else value for name, value in named.items()}
         self._reports.append(_Report(step, numbers, tuple(gradients)))
         if values:
@@ -126,7 +127,7 @@ class StepReader:
                 raise FloatingPointError(not_finite("Loss", f"{name} = [{number}]", str(step)))
         for name, number in gradients.items():
             if not math.isfinite(number):
-                raise FloatingPointError(not_finite("A gradient", f"that of {name}", str(step)))
+                raise FloatingPointError(not_finite("The norm of a gradient", f"that of {name}", str(step)))
 
 
 def not_finite(kind: str, which: str, place: str) -> str:

@@ -1,4 +1,4 @@
-"""The loss of a training step is traced by PyTorch's compiler as one graph: nothing in it waits or depends on values."""
+"""The loss of a training step is traced by PyTorch's compiler as one graph: nothing in it waits for values."""
 
 import pytest
 import torch
