@@ -56,7 +56,7 @@ def test_what_is_overwritten_after_the_step_was_read_before():
         ({"loss": torch.tensor(NAN)}, {}, r"Loss is infinite or NaN! (loss = [nan] at"),
         ({"acc": torch.tensor(1.0), "kl_loss": INF}, {}, r"Loss is infinite or NaN! (kl_loss = [inf] at"),
         ({"loss": torch.tensor(1.0)}, {"a": torch.ones(2), "b": torch.tensor([1.0, -INF])}, r"(that of b at"),
-        ({"loss": torch.tensor(1.0)}, {"a": torch.tensor([NAN, 3e38, 1.0])}, "The norm of a gradient is infinite or NaN! (that of"),
+        ({"loss": torch.tensor(1.0)}, {"a": torch.tensor([NAN, 3e38, 1.0])}, "norm of a gradient is infinite or NaN!"),
     ],
 )  # fmt: skip
 def test_the_first_step_that_is_not_finite_is_named(report, gradients, said):
