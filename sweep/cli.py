@@ -313,6 +313,22 @@ def requested_runs(args: argparse.Namespace, config: SweepConfig) -> Request:
     return request(protocol.plan, config, args.trainers, datasets, args.shots, axes, files)
 
 
+def until_asked_to_end(args: argparse.Namespace, opts: Sequence[str]) -> int:
+    """Carry out a sweep, until it is over or a signal asks this process to end; returns the exit status.
+
+    Raises as `sweep`.
+    """
+    complete_arguments(args)
+    from dassl.utils.interruption import CONTINUE, Interrupted, interruptible
+
+    try:
+        with interruptible():
+            return sweep(args, opts)
+    except Interrupted as interrupted:
+        sys.stderr.write(f"\nsweep: {interrupted}\n")
+        return CONTINUE
+
+
 def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
     """Carry out a sweep; returns the exit status.
 
@@ -320,7 +336,6 @@ def sweep(args: argparse.Namespace, opts: Sequence[str]) -> int:
         ValueError, OSError: a mistake in the arguments, found before anything was started.
         WorkerError: worker processes cannot start.
     """
-    complete_arguments(args)
     from sweep.pool import Outcome
     from sweep.report import describe
     from sweep.state import examine, needs_root, redo
@@ -482,11 +497,12 @@ def failures(failed: Mapping[Run, str]) -> list[str]:
 
 @printable_streams()
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run from the command line: 0 if all runs are complete, 1 if some failed, 2 for a mistake in the arguments."""
+    """Run from the command line: 0 if all runs are complete, 1 if some failed, 2 for a mistake in the arguments, 75 if
+    a signal ended it, after which the same line goes on (130 for Ctrl-C before it began)."""
     try:
         args, opts = parse(sys.argv[1:] if argv is None else argv)
         check_opts(opts)
-        return sweep(args, opts)
+        return until_asked_to_end(args, opts)
     except (ValueError, OSError) as error:
         sys.stderr.write(f"sweep: {error}\n")
         return 2

@@ -8,11 +8,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import connection
 
+from dassl.utils.interruption import Interrupted, asked, deferred
 from results.records import FAILURE, read_failure
 from sweep.heartbeat import Silence
 from sweep.plan import Run, SeedGroup
 from sweep.state import failed
-from sweep.worker import Message, WorkerError, serve
+from sweep.worker import SAVE, Message, WorkerError, serve
 
 LISTEN_SECONDS = 1.0
 SAY_SECONDS = 30.0  # after so much silence, and again after as much, it is said
@@ -105,17 +106,39 @@ class Pool:
         Runs of one pack need nothing, or things that are there together. A need that is not among the runs is taken to
         be there. A run that another process is at is put to the end, until it is complete or free. Ends the workers
         however it ends.
+
+        Raises:
+            Interrupted: this process was asked to end; the workers have saved their runs.
         """
         self.waiting, own = list(packs), {run.output_dir for pack in packs for run in pack}
         try:
-            while self.waiting or self._busy():
-                self._give_up_on_unmet()
-                self._assign(own)
-                if self.waiting or self._busy():
-                    self._listen()
+            with deferred():
+                while self.waiting or self._busy():
+                    if asked():
+                        raise Interrupted(asked(), self._save())
+                    self._give_up_on_unmet()
+                    self._assign(own)
+                    if self.waiting or self._busy():
+                        self._listen()
         finally:
             self._end()
         return self.outcome
+
+    def _save(self) -> str:
+        """Let the workers save their runs and end; returns where the same line goes on."""
+        over = len(self.outcome.done)
+        for worker in self._busy():
+            if worker.ready and worker.process.pid:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.process.pid, SAVE)
+            else:
+                _kill(worker.process)  # it has not begun
+                self._forget(worker)
+        count = sum(len(worker.open) for worker in self._busy())
+        while self._busy():
+            self._listen()
+        saved = count - (len(self.outcome.done) - over)
+        return f"where {saved} run{'s were' if saved != 1 else ' was'} saved"
 
     def _busy(self) -> list[Worker]:
         """The workers that have runs."""
@@ -207,6 +230,12 @@ class Pool:
         if message.kind == "ready":
             worker.ready = True
             return
+        if message.kind == "interrupted":
+            self.waiting[:0] = [(worker.pack[index],) for index in sorted(worker.open)]
+            worker.pack = ()
+            worker.process.join(KILL_SECONDS)
+            self._forget(worker)
+            return
         run = worker.pack[message.index]
         if message.kind == "progress":
             self.tell(run, message)
@@ -294,7 +323,7 @@ class Pool:
                 with suppress(OSError):
                     worker.pipe.send(None)
             else:
-                worker.process.terminate()
+                worker.process.terminate()  # in order, so that its loaders end theirs
         for worker in self.workers.values():
             worker.process.join(KILL_SECONDS)
             if worker.process.is_alive():

@@ -1,10 +1,11 @@
 """The same sweep on SLURM, through submitit: an array of trainings, then an array of what follows each of them.
 
-A job that runs out of time, or is preempted, is put back into the queue and goes on from its checkpoints.
+A job that runs out of time, or is preempted, saves its runs where they are, is put back into the queue and goes on.
 """
 
 import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 LARGEST_ARRAY = 1000  # SLURM's MaxArraySize is 1001 unless configured otherwise
 POLL_SECONDS = 2.0
 QUEUE_SECONDS = 30.0
+END_SECONDS = 600.0  # a job that was asked to end is ended by SLURM long before
 
 
 @dataclass
@@ -39,12 +41,25 @@ class Task:
     over: list[str] = field(default_factory=list)
 
     def __call__(self) -> None:
-        """Carry out the runs, those that other processes are at when these are through.
+        """Carry out the runs, until they are over or SLURM asks the job to end: then they are saved where they are.
 
         Raises:
             RuntimeError: some failed. Of a pack of trainings it takes all of them, since then the job that needs this
                 one is not started.
         """
+        from dassl.utils.interruption import Interrupted, interruptible
+
+        try:
+            with interruptible(_handled()):
+                self._carry_out_all()
+        except Interrupted as interrupted:
+            logger.warning("%s", interrupted)
+            signal.raise_signal(interrupted.number)  # submitit puts the job back into the queue, if it is its signal
+            time.sleep(END_SECONDS)  # else SLURM ends it, or puts it back itself
+            raise RuntimeError(str(interrupted)) from None
+
+    def _carry_out_all(self) -> None:
+        """Carry out the packs, those that other processes are at when these are through."""
         import torch
 
         torch.set_num_threads(self.threads)
@@ -80,6 +95,13 @@ class Task:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _handled() -> list[int]:
+    """The signals by which SLURM asks a job to end, of those that submitit answers."""
+    names = ("SIGTERM", "SIGUSR1", "SIGUSR2")
+    numbers = [int(getattr(signal, name)) for name in names if hasattr(signal, name)]
+    return [number for number in numbers if callable(signal.getsignal(number))]
 
 
 @dataclass(frozen=True)

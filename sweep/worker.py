@@ -19,6 +19,7 @@ import protocols  # noqa: F401 - declares the directories of runs
 from sweep.heartbeat import beat
 from sweep.plan import Run, SeedGroup
 
+SAVE = getattr(signal, "SIGUSR1", signal.SIGTERM)  # to a worker: save the runs where they are, and end
 STEP_LINE = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\]")
 
 
@@ -37,8 +38,9 @@ class Message:
 
     Attributes:
         kind: `ready` (it can take runs), `alive` (`fraction`: seconds of processors used), `progress` (`fraction` of a
-            run), `done`, `failed` (for `reason`), `busy` (another process is at the run), `silent` (no sign of life,
-            `reason` says how long).
+            run), `done`, `failed` (for `reason`), `busy` (another process is at the run), `interrupted` (the runs that
+            are not over are saved where they are, and the worker ends), `silent` (no sign of life, `reason` says how
+            long).
         fraction: see there.
         reason: see there.
         index: of which run of its pack.
@@ -141,25 +143,46 @@ def _first_line(error: Exception) -> str:
 
 
 def serve(pipe: connection.Connection, log: str, threads: int) -> None:
-    """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, end_in_order)
+    """The life of a worker: packs come through the pipe, None ends it; all output goes to the file `log`.
+
+    Asked to save (`SAVE`, or SIGTERM) it saves its runs where they are and ends. Ctrl-C, and a terminal that closes,
+    reach the parent too, which decides what they mean.
+    """
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
     _redirect(log)
+    from dassl.utils.interruption import Interrupted, deferred, interruptible
+
     lock = threading.Lock()
 
     def tell(message: Message) -> None:
-        with lock:
+        with deferred(), lock:  # half a message would be none
             pipe.send(message)
 
     beat(lambda used: tell(Message("alive", used)))
+    try:
+        with interruptible((signal.SIGTERM, SAVE), _end_unless_saving):
+            _take_packs(pipe, tell, threads)
+    except Interrupted as interrupted:
+        tell(Message("interrupted", reason=str(interrupted)))
+
+
+def _end_unless_saving(number: int) -> None:
+    """After a signal to the whole group the parent's own comes, late perhaps; only another SIGTERM means at once."""
+    if number != SAVE:
+        os._exit(1)
+
+
+def _take_packs(pipe: connection.Connection, tell: Callable[[Message], None], threads: int) -> None:
+    """Carry out pack after pack, as they come."""
     import torch
 
+    import train  # noqa: F401 - what takes seconds, before the first run is timed
     from dassl.utils.processes import end_with_parent
 
     end_with_parent()
     torch.set_num_threads(threads)
-    import train  # noqa: F401 - what takes seconds, before the first run is timed
-
     tell(Message("ready"))
     while (pack := pipe.recv()) is not None:
         with suppress(OSError):
@@ -168,11 +191,6 @@ def serve(pipe: connection.Connection, log: str, threads: int) -> None:
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def end_in_order(number: int, frame: object) -> None:
-    """End this process as its parent asks: loaders end their processes and give back their semaphores."""
-    raise SystemExit(128 + number)
 
 
 def _redirect(log: str) -> None:

@@ -3,16 +3,19 @@
 import multiprocessing
 import signal
 import time
+from contextlib import suppress
 
-from sweep.worker import end_in_order
+from sweep.worker import SAVE
 
 
 def work(ready) -> None:
     """Hold semaphores, as loaders with processes do, until the parent ends this."""
-    signal.signal(signal.SIGTERM, end_in_order)
-    queue = multiprocessing.get_context("spawn").Queue()
-    ready.send(queue is not None)
-    time.sleep(60)
+    from dassl.utils.interruption import Interrupted, interruptible
+
+    with suppress(Interrupted), interruptible((signal.SIGTERM, SAVE)):
+        queue = multiprocessing.get_context("spawn").Queue()
+        ready.send(queue is not None)
+        time.sleep(60)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 
 from sweep import pool
 from sweep.heartbeat import beat
-from sweep.worker import Message
+from sweep.worker import SAVE, Message
 
 BEAT = 0.1
 
@@ -26,8 +26,24 @@ def fork_workers(monkeypatch) -> None:
     monkeypatch.setattr(pool.multiprocessing, "get_context", lambda method: context)
 
 
+class Saved(BaseException):
+    """The parent has asked this worker to save."""
+
+
+def _save(number, frame) -> None:
+    raise Saved
+
+
 def live(pipe, log: str, threads: int) -> None:
     """Take runs; each leaves a line `worker run` in the file that its second argument names."""
+    signal.signal(SAVE, _save)
+    try:
+        _live(pipe, log)
+    except Saved:
+        pipe.send(Message("interrupted", reason="saved"))
+
+
+def _live(pipe, log: str) -> None:
     beat(lambda used: pipe.send(Message("alive", used)), BEAT)
     pipe.send(Message("ready"))
     while (pack := pipe.recv()) is not None:
@@ -36,6 +52,9 @@ def live(pipe, log: str, threads: int) -> None:
             with Path(journal).open("a") as file:
                 file.write(f"{Path(log).stem} {os.environ['CUDA_VISIBLE_DEVICES'] or '-'} {run.output_dir}\n")
             pipe.send(Message("progress", 0.5, index=index))
+            if deed == "interrupted" and not Path(f"{run.output_dir}.once").exists():
+                Path(f"{run.output_dir}.once").touch()
+                raise Saved
             if deed == "die":
                 os._exit(7)
             if deed == "stop":

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from dassl.engine import TRAINER_REGISTRY
+from dassl.utils.interruption import CONTINUE
 from protocols.base2new import plan as base2new
 from results.records import read_metrics
 from results.seeds import parse_seeds
@@ -281,9 +282,9 @@ def test_interrupt_leaves_a_state_that_the_same_line_continues(swept, tmp_path, 
     heeded = signal.signal(signal.SIGINT, signal.default_int_handler)
     with monkeypatch.context() as patch:
         patch.setattr(Bar, "__call__", interrupt)
-        assert cli.main(words) == cli.INTERRUPTED
+        assert cli.main(words) == CONTINUE
     signal.signal(signal.SIGINT, heeded)
-    assert "the same line goes on from here" in capsys.readouterr().err
+    assert "sweep: ended by SIGINT; the same command line goes on from where" in capsys.readouterr().err
     assert cli.main(words) == 0
     again = capsys.readouterr()
     assert "0 runs complete" not in again.err

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+from dassl.utils.interruption import CONTINUE
 from results.records import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def killed_twice(line: list[str], output: Path) -> str:
     """The table of a sweep that is killed (no process of it can do anything), then stopped by Ctrl-C, then finished."""
     assert interrupted(line, output, 2, signal.SIGKILL) == -signal.SIGKILL
     before = len(results(output))
-    assert interrupted(line, output, before + 2, signal.SIGINT) == 130
+    assert interrupted(line, output, before + 2, signal.SIGINT) == CONTINUE
     assert len(results(output)) < 14
     table = to_the_end(line)
     assert not list(output.rglob("failed.json"))

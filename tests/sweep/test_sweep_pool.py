@@ -1,6 +1,8 @@
 """The pool: dependencies, failures, dead workers, slots."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +12,7 @@ import pytest
 from sweep_stub import die_at_birth, fork_workers, live
 
 from dassl.utils import write_json
+from dassl.utils.interruption import SIGNALS, Interrupted, interruptible
 from results.layout import RunDirectory
 from sweep.heartbeat import Silence, cpu_seconds
 from sweep.plan import Run
@@ -157,6 +160,7 @@ def test_a_long_step_is_no_silence(made):
 
 def test_without_a_limit_a_silent_worker_is_waited_for(made, monkeypatch):
     monkeypatch.setattr("sweep.pool.SAY_SECONDS", 1.0)
+    monkeypatch.setattr("sweep.pool.KILL_SECONDS", 1.0)
 
     def said(run, message):
         if message.kind == "silent":
@@ -259,3 +263,34 @@ def test_what_children_use_counts():
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_is_passed_on_to_the_workers_which_save(made, number):
+    """The same runs again are then carried out; what had not begun is not begun."""
+    first, second = made.run("first", "hang"), made.run("second")
+
+    def hear(run, message):
+        made.hear(run, message)
+        os.kill(os.getpid(), number)
+
+    heeded = signal.signal(number, signal.SIG_DFL)  # a shell may have started the tests with signals ignored
+    pool = Pool([Slot("", 1)], str(made.folder), hear, live)
+    try:
+        with interruptible(), pytest.raises(Interrupted, match=r"goes on from where 1 run was saved") as caught:
+            pool.work([(first,), (second,)])
+    finally:
+        signal.signal(number, heeded)
+    assert caught.value.number == number
+    assert [Path(directory).name for *_, directory in made.lines()] == ["first"]
+    assert pool.outcome.failed == {}
+    assert not Path(first.output_dir, "failed.json").exists()
+    assert not any(worker.process.is_alive() for worker in pool.workers.values())
+
+
+def test_a_run_whose_worker_was_asked_to_end_is_continued(made):
+    """As where somebody ends a worker process alone."""
+    pack, good = (made.run("one"), made.run("two", "interrupted"), made.run("three")), made.run("good")
+    outcome = made.work([pack, good])
+    assert set(outcome.done) == {*pack, good}
+    assert outcome.failed == {}
