@@ -306,6 +306,10 @@ def run_together(bodies: Sequence[Callable[[], Any]]) -> list[Any]:
     with _steps_go_to(getcurrent()), deferred():
         for index, run in enumerate(runs):
             resume_run(run, waiting, index, index)
+        if asked():  # not all have come to their first step: without the others it would be rounded otherwise
+            for index in list(waiting):
+                resume_run(runs[index], {}, index, Interrupted(asked()))
+            waiting = {}
         while waiting:
             outputs = compute_steps(waiting, batcher)
             waiting = {}
@@ -346,7 +350,7 @@ def resume_run(run: _Run, waiting: dict[int, StepInput], index: int, value: Any)
     outside = sys.stdout, torch.is_grad_enabled()
     sys.stdout = run.stdout
     with torch.set_grad_enabled(run.grad):
-        step = run.body.throw(value) if isinstance(value, Exception) else run.body.switch(value)
+        step = run.body.throw(value) if isinstance(value, Exception | Interrupted) else run.body.switch(value)
         run.grad = torch.is_grad_enabled()
     run.stdout, sys.stdout = sys.stdout, outside[0]
     torch.set_grad_enabled(outside[1])

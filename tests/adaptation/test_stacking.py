@@ -76,6 +76,18 @@ def test_runs_of_the_recipes(name, drawn_root, tmp_path, repo_root, monkeypatch)
     assert distance(alone[0], alone[1]) > 1e-4  # seeds differ
 
 
+def test_no_step_is_computed_without_runs_that_were_ended_while_they_started(eurosat_root, tmp_path):
+    trainer = conformance.make("CoOp", eurosat_root, tmp_path / "run")
+
+    def ends():
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with interruptible(), pytest.raises(Interrupted):
+        run_together([trainer.train, ends])
+    assert not trainer.stacking
+    assert not list((tmp_path / "run").rglob("*.pth.tar*"))
+
+
 def checkpoint_of(trainer: MethodTrainer) -> dict:
     """The last checkpoint of a run, without what a clock says."""
     state = load_checkpoint(last_checkpoint(str(Path(trainer.output_dir) / trainer.checkpoint_dir)))
