@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from commands.key_meanings import MEANINGS
+from dassl.output import printable_streams
 
 KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z][A-Z0-9_]*)*")
 ROOT = Path(__file__).resolve().parents[1]
@@ -165,6 +166,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+@printable_streams()
 def main(argv: list[str] | None = None) -> int:
     """Compare the page with the code, or write it; 1 where they differ."""
     args, text = build_parser().parse_args(argv), page()
