@@ -1,8 +1,10 @@
 """What is measured: training steps and evaluations of APEX on random weights, plain, default and stacked."""
 
+import random
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,6 +19,7 @@ from clip.backbone import Backbone
 from clip.loading import openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision
+from clip.simple_tokenizer import SimpleTokenizer
 from trainers.apex import APEXMethod
 
 # arguments of CLIP: the sizes of the carried model and of ViT-B/16
@@ -24,20 +27,27 @@ SIZES = {
     "tiny": (128, 32, 6, 128, 8, 77, 49408, 128, 2, 3),
     "b16": (512, 224, 12, 768, 16, 77, 49408, 512, 8, 12),
 }
-WORDS = (
-    ["small", "large", "young", "old", "striped", "spotted", "plain", "wooden", "iron", "folding"],
-    ["red", "blue", "green", "golden", "silver", "white", "black", "brown", "grey", "yellow"],
-    ["kettle", "bridge", "sparrow", "violin", "truck", "orchid", "lantern", "spaniel", "castle", "teapot"],
-)
+# words of the names of a hundred classes: the distribution of ImageNet's sentences (mean 9.2 tokens, longest 18)
+WORDS_OF_A_NAME = {1: 34, 2: 36, 3: 16, 4: 7, 5: 3, 6: 2, 7: 1, 11: 1}
+FIRST_WORD = 1000  # of the vocabulary, which begins with pieces of words
 METHODS = {"plain": PlainAPEX, "default": APEXMethod}
 NUMBERS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "amp": torch.float16}
 
 
+@cache
+def single_words() -> list[str]:
+    """Words that are one token each."""
+    tokens = [token.removesuffix("</w>") for token in list(SimpleTokenizer().encoder)[FIRST_WORD:] if "</w>" in token]
+    return [token for token in tokens if token.isascii() and token.isalpha()]
+
+
 def class_names(count: int, new: bool = False) -> list[str]:
-    """Names of three words, at most 1000; the new ones, at most 500, are others."""
-    first, second, third = WORDS
-    names = [f"{a} {b} {c}" for a in first for b in second for c in third]
-    return names[int(new) :: len(names) // count][:count]
+    """Names, at most 1000, whose numbers of tokens are distributed as those of ImageNet's; the new ones are others."""
+    of_hundred = sorted(n for n, share in WORDS_OF_A_NAME.items() for _ in range(share))
+    lengths = [of_hundred[int((i + 0.5) * 100 / count)] for i in range(count)]
+    random.Random(0).shuffle(lengths)
+    words, first = single_words(), 1000 * int(new)
+    return [" ".join([words[first + i], *words[2000 + 10 * i :][: n - 1]]) for i, n in enumerate(lengths)]
 
 
 @dataclass

@@ -155,38 +155,41 @@ class Backbone(nn.Module):
         self,
         image: Sequence[QKVDelta | None] = (),
         text: Sequence[QKVDelta | None] = (),
-        tokenwise: bool | Callable[[], bool] = False,
+        tokenwise: bool = False,
+        varies: Callable[[], bool] | None = None,
     ) -> "Backbone":
         """This backbone with something added to the projections of its blocks; the weights are the same ones.
 
         Args:
             image: one entry per image block, None where nothing is added; empty to leave the image tower as it is.
             text: likewise for the text blocks.
-            tokenwise: whether each addition is a function of single tokens, now the same in every sentence: then the
-                text tower computes once what sentences begin with.
+            tokenwise: whether each addition is a function of single tokens: then sentences go without padding, and what
+                they begin with is computed once.
+            varies: says whether it differs now between sentences, as dropout does, so that these share no beginning.
 
         Raises:
             ValueError: a tower's blocks cannot be adapted.
         """
-        return self._with_additions("delta", image, text, tokenwise)
+        return self._with_additions("delta", image, text, tokenwise, varies)
 
     def with_adapters(
         self,
         image: Sequence[Adapter | None] = (),
         text: Sequence[Adapter | None] = (),
-        tokenwise: bool | Callable[[], bool] = False,
+        tokenwise: bool = False,
+        varies: Callable[[], bool] | None = None,
     ) -> "Backbone":
         """This backbone with adapters beside its blocks; arguments and errors as in `with_qkv_deltas`."""
-        return self._with_additions("adapter", image, text, tokenwise)
+        return self._with_additions("adapter", image, text, tokenwise, varies)
 
     def _with_additions(
-        self, kind: str, image: Sequence, text: Sequence, tokenwise: bool | Callable[[], bool]
+        self, kind: str, image: Sequence, text: Sequence, tokenwise: bool, varies: Callable[[], bool] | None
     ) -> "Backbone":
         other = copy(self)
         if any(isinstance(getattr(self, name), ChunkedEncoder) for name in ENCODERS):
             other = self.with_memory_limit(self.memory_limit)
         other.image = towers.with_additions(self.image, kind, image) if image else self.image
-        other.text = towers.with_additions(self.text, kind, text, tokenwise) if text else self.text
+        other.text = towers.with_additions(self.text, kind, text, tokenwise, varies) if text else self.text
         other.plain_images = self.plain_images and not image
         return other
 

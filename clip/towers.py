@@ -112,6 +112,10 @@ class SentenceLayout:
         lengths = [length + n for length in self.lengths]
         return self._of(("longer", n), lengths, self.shared + n, self.device, self.copies)
 
+    def unshared(self) -> "SentenceLayout":
+        """The sentences with nothing that they begin with in common."""
+        return self._of("unshared", self.lengths, 0, self.device)
+
     def attend(self, q: Tensor, kv: Tensor, last: bool = False) -> Tensor:
         """`Attend` for the sequence: queries (1, R, H, D / H), keys and values (1, R, 2, H, D / H).
 
@@ -210,8 +214,9 @@ class TextTower:
             `adapter`, what is added to its output.
         last: the last block for the tokens that are read out alone, where the tower offers that: tokens (N, T, D),
             their index `rows` -> (N, 1, D).
-        packable: whether the tower is causal and all that its blocks do but `attend`, an argument of theirs and of
-            `last`, is done to each token alone, so that they take the sequence of a `SentenceLayout`.
+        packable: whether the tower is causal and its blocks and `last` take `attend` and do all else to each token
+            alone: then they take the sequence of a `SentenceLayout`.
+        tokenwise: whether the same holds for what was added to the blocks.
         varies: says whether something in the blocks differs now between sentences that begin alike, such as dropout.
     """
 
@@ -228,6 +233,7 @@ class TextTower:
     adaptable: bool = False
     last: Callable[..., Tensor] | None = None
     packable: bool = False
+    tokenwise: bool = True
     varies: Callable[[], bool] | None = None
 
 
@@ -238,7 +244,8 @@ def with_additions(
     tower: Tower,
     kind: str,
     additions: Sequence[Callable[[Tensor], Tensor] | None],
-    tokenwise: bool | Callable[[], bool] = False,
+    tokenwise: bool = False,
+    varies: Callable[[], bool] | None = None,
 ) -> Tower:
     """The tower with something added in its blocks, which themselves are not changed.
 
@@ -246,8 +253,8 @@ def with_additions(
         tower: the tower.
         kind: "delta" (`QKVDelta`, to the projections of the attention) or "adapter" (`Adapter`, beside the block).
         additions: one entry per block, None where nothing is added.
-        tokenwise: whether each addition is a function of single tokens, now the same in every sentence; only then may a
-            text tower compute once what its sentences begin with.
+        tokenwise: whether each addition is a function of single tokens: only then sentences go without padding.
+        varies: says whether it differs now between sentences, as dropout does, so that these share no beginning.
 
     Raises:
         ValueError: the tower's blocks cannot be adapted.
@@ -260,9 +267,11 @@ def with_additions(
     if last is not None and additions[-1] is not None:
         last = partial(last, **{kind: additions[-1]})
     other = replace(tower, blocks=blocks, last=last)
-    if isinstance(other, ImageTower) or tokenwise is True:
+    if not isinstance(other, TextTower):
         return other
-    return replace(other, varies=(lambda: not tokenwise()) if tokenwise else lambda: True)
+    either = [says for says in (other.varies, varies) if says is not None]
+    varies = (lambda: any(says() for says in either)) if either else None
+    return replace(other, tokenwise=other.tokenwise and tokenwise, varies=varies)
 
 
 def split(tower: Tower, block: int) -> tuple[Tower, Tower]:
@@ -382,7 +391,8 @@ def encode_text(
     end = end.end if isinstance(end, SentenceLayout) else end
     given = [prompt for prompt in prompts[1:] if prompt is not None]
     n = given[0].shape[-2] if given else 0
-    if layout is not None and not (tower.varies and tower.varies()):
+    if layout is not None and tower.tokenwise:
+        layout = layout.unshared() if tower.varies is not None and tower.varies() else layout
         in_beginning = layout.copies == 1 and tower.start + (0 if insert else n) <= layout.shared
         if not given or (in_beginning and all(prompt.ndim == 2 for prompt in given)):
             return tower.pool(layout.run(tower, x, prompts, insert, share), torch.zeros_like(end))

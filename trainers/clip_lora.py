@@ -205,10 +205,9 @@ class CLIPLoRAMethod(Method):
         in_text, in_vision = (position if encoder in (name, "both") else None for name in ("text", "vision"))
         text = TowerDeltas(backbone.text_width, backbone.text_layers, in_text, params, settings)
         vision = TowerDeltas(backbone.vision_width or 0, backbone.vision_layers, in_vision, params, settings)
+        layers = vision.per_block(), text.per_block()
         # each sentence drops its own places
-        adapted = backbone.with_qkv_deltas(
-            vision.per_block(), text.per_block(), lambda: not (text.training and dropout)
-        )
+        adapted = backbone.with_qkv_deltas(*layers, tokenwise=True, varies=lambda: text.training and dropout > 0)
         super().__init__(adapted, classnames)
         self.text, self.vision = text, vision
         self.register_buffer("tokens", backbone.tokenize(fill(template, classnames)), persistent=False)

@@ -44,7 +44,6 @@ METHODS: dict[str, tuple[Callable, int | None]] = {
         5,
     ),
     "MMA, adapters": (partial(MMAMethod, first=2, scale=0.1), 5),
-    "CLIP-LoRA, dropout": (CLIPLoRAMethod, None),
     "CLIP-LoRA, no dropout": (partial(CLIPLoRAMethod, dropout=0.0), 5),
     "TCP, tokens of each class": (partial(TCPMethod, template=DEFAULT, layer=1), None),
 }
@@ -52,7 +51,7 @@ METHODS: dict[str, tuple[Callable, int | None]] = {
 
 def whole_sentences(backbone):
     """The backbone, whose sentences are padded and computed whole."""
-    backbone.text = replace(backbone.text, varies=lambda: True)
+    backbone.text = replace(backbone.text, tokenwise=False)
     return backbone
 
 
@@ -88,7 +87,7 @@ def test_a_step_is_that_of_whole_sentences(name, runs):
     other, expected, whole = step(whole_sentences(small_vit()), kind)
     assert (loss - expected).abs() <= 1e-6 * expected.abs()
     for key, gradient in gradients.items():
-        assert (gradient - whole[key]).abs().max() <= 2e-6 * whole[key].abs().max(), key
+        assert (gradient - whole[key]).abs().max() <= 5e-6 * whole[key].abs().max(), key
     runs.clear()
     method.loss(*batch(method))
     assert [layout.shared for layout in runs if layout.shared == shared or shared is None] == [shared] * len(runs)
@@ -96,6 +95,15 @@ def test_a_step_is_that_of_whole_sentences(name, runs):
     with torch.no_grad():
         logits, expected = (one.eval()(draw(one.backbone)) for one in (method, other))
     assert (logits - expected).abs().max() <= 1e-6 * expected.abs().max()
+
+
+def test_sentences_that_drop_places_of_their_own_share_nothing(runs):
+    method, *_ = step(small_vit(), CLIPLoRAMethod)
+    assert {layout.shared for layout in runs} == {0}
+    assert len(runs) == 1
+    with torch.no_grad():
+        method.eval()(draw(method.backbone))
+    assert [layout.shared for layout in runs] == [0, 5]
 
 
 def test_what_is_computed():
@@ -142,4 +150,4 @@ def test_chunks_of_sentences_keep_their_beginning(runs):
     assert method.backbone.is_chunked
     assert {(len(layout), layout.shared) for layout in runs[2:]} == {(1, shared)}, "after what was measured"
     assert (loss - expected).abs() <= 1e-6 * expected.abs()
-    assert all((gradients[key] - whole[key]).abs().max() <= 2e-6 * whole[key].abs().max() for key in whole)
+    assert all((gradients[key] - whole[key]).abs().max() <= 5e-6 * whole[key].abs().max() for key in whole)

@@ -203,7 +203,7 @@ def test_what_sentences_begin_with_may_be_computed_once(kind):
     backbone = kind.backbone
     if kind.library:
         assert backbone.text.packable == (kind.name not in WHOLE)
-    whole = replace(backbone.text, varies=lambda: True)
+    whole = replace(backbone.text, tokenwise=False)
     tokens = backbone.tokenize(["a photo of a cat.", "a photo of a guinea pig and its friends", "a photo of an ox"])
     layout = backbone.layout(tokens)
     assert layout.shared >= backbone.context_start + n
