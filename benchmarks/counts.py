@@ -17,6 +17,7 @@ configuration, float32, and 16 images a step (CoCoOp one). Counted are:
 import argparse
 import logging
 import sys
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -46,7 +47,9 @@ from dassl.engine import TRAINER_REGISTRY
 
 aten = torch.ops.aten
 IMAGES = 16
+NO_STEPS = ("TipAdapter",)  # a method that learns nothing step by step
 ONE_IMAGE = ("CoCoOp",)  # a step of one image, as in its configurations
+ON_FEATURES, ON_TOKENS = ("CLAP", "LPPlusPlus", "ZSLP"), ("SkipTuning",)  # whose images are encoded before
 CLASSES = (10, 100, 1000)
 
 
@@ -156,8 +159,7 @@ class SizesOnly(Backbone):
 def backbone_without_values(size: str) -> Backbone:
     """A backbone of one of `SIZES`; call it inside `without_values`."""
     model = CLIP(*SIZES[size])
-    name = {"b16": "ViT-B/16", "tiny": "tiny-ViT"}[size]
-    return SizesOnly(name, model, model.visual.tower(), model.text_tower(), clip.tokenize)
+    return SizesOnly("ViT-B/16", model, model.visual.tower(), model.text_tower(), clip.tokenize)
 
 
 def trainer_of(name: str, backbone: Backbone, classes: int) -> MethodTrainer:
@@ -196,18 +198,36 @@ def stepping() -> Iterator[None]:
         SizesOnly.stepping = False
 
 
-def prepared(name: str, backbone: Backbone, classes: int) -> Callable[[], object]:
-    """A training step of a registered trainer; call it inside `without_values`."""
-    trainer = trainer_of(name, backbone, classes)
+def steps_on_host(trainer: MethodTrainer) -> list[Tensor]:
+    """The numbers of steps that the optimiser of a trainer counts, which stay on the host."""
+    states = trainer.optim.state.values() if hasattr(trainer, "optim") else ()
+    return [state["step"] for state in states if isinstance(state.get("step"), Tensor)]
+
+
+def prepared(name: str, backbone: Backbone, classes: int) -> tuple[MethodTrainer, Callable[[], None]]:
+    """A registered trainer and its training step; call it inside `without_values`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # when one is copied
+        trainer = trainer_of(name, backbone, classes)
     trainer.set_model_mode("train")
-    images, side = images_of(name), backbone.image_size
-    batch = {"img": torch.empty(images, 3, side, side), "label": torch.arange(images) % classes}
+    images = images_of(name)
+    batch = {"img": torch.empty(images, *sample_shape(name, backbone)), "label": torch.arange(images) % classes}
 
     def step() -> None:
         with stepping():
             trainer.forward_backward(batch)
 
-    return step
+    return trainer, step
+
+
+def sample_shape(name: str, backbone: Backbone) -> tuple[int, ...]:
+    """What a trainer's step takes of an image: its pixels, its features, or its tokens after the lower blocks."""
+    side = backbone.image_size
+    if name in ON_FEATURES:
+        return (backbone.embed_dim,)
+    if name in ON_TOKENS:
+        return backbone.image.embed(torch.empty(1, 3, side, side)).shape[1:]
+    return 3, side, side
 
 
 def images_of(name: str) -> int:
@@ -234,9 +254,9 @@ def limits(name: str, backbone: Backbone, classes: int) -> tuple[int, int] | Non
 
 def row(name: str, backbone: Backbone, classes: int) -> dict[str, object]:
     """A line of the table; call it inside `without_values`."""
-    step = prepared(name, backbone, classes)
+    trainer, step = prepared(name, backbone, classes)
     step()  # what only the first one does is over
-    with PeakMemory() as memory, OperationCounter() as counter:
+    with PeakMemory() as memory, OperationCounter(lambda: steps_on_host(trainer)) as counter:
         step()
     done, least = operations(step), limits(name, backbone, classes)
     launched = counter.kernels.total() - counter.kernels["device"]  # which is no operation
@@ -257,7 +277,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.counts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    names = sorted(name for name, kind in TRAINER_REGISTRY if issubclass(kind, MethodTrainer))
+    methods = {name: kind for name, kind in TRAINER_REGISTRY if issubclass(kind, MethodTrainer)}
+    names = sorted(name for name, kind in methods.items() if kind.learns and name not in NO_STEPS)
     parser.add_argument("--trainers", nargs="+", choices=names, default=names, help="(default: all)", metavar="NAME")
     parser.add_argument("--classes", nargs="+", type=int, default=list(CLASSES), help="(default: 10 100 1000)")
     parser.add_argument("--size", choices=SIZES, default="b16", help="of the model (default: %(default)s)")
