@@ -5,7 +5,8 @@
 
 The step is run on tensors that have shapes and no values: nothing is computed, and no weights are needed. The lengths
 of the class names are distributed as those of ImageNet (`benchmarks.parts.class_names`). Each trainer has its default
-configuration, float32, and 16 images a step (CoCoOp one). Counted are:
+configuration, float32, and 16 images a step (CoCoOp one). Left out are trainers that make no steps, and Skip Tuning,
+where the number of classes in a step follows from the values of its features. Counted are:
 
 - operations: floating-point operations of matrix products, convolutions and attention, forward and backward;
 - their ratios to two limits (`benchmarks.limits`), computed from widths, depths, tokens and what is learned: with whole
@@ -17,7 +18,6 @@ configuration, float32, and 16 images a step (CoCoOp one). Counted are:
 import argparse
 import logging
 import sys
-import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +25,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -47,9 +47,10 @@ from dassl.engine import TRAINER_REGISTRY
 
 aten = torch.ops.aten
 IMAGES = 16
-NO_STEPS = ("TipAdapter",)  # a method that learns nothing step by step
+# one learns nothing step by step; the classes of the other's step follow from values
+NOT_COUNTED = ("TipAdapter", "SkipTuning")
 ONE_IMAGE = ("CoCoOp",)  # a step of one image, as in its configurations
-ON_FEATURES, ON_TOKENS = ("CLAP", "LPPlusPlus", "ZSLP"), ("SkipTuning",)  # whose images are encoded before
+ON_FEATURES = ("CLAP", "LPPlusPlus", "ZSLP")  # whose images are encoded before
 CLASSES = (10, 100, 1000)
 
 
@@ -132,12 +133,23 @@ ATTENTION = {
 }
 
 
+def _copy_shape(tensor: Tensor, memo: dict[int, object]) -> Tensor:
+    """Another tensor or parameter of the same shape, for `copy.deepcopy`."""
+    other = torch.empty_like(tensor.detach())
+    memo[id(tensor)] = nn.Parameter(other, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else other
+    return memo[id(tensor)]
+
+
 @contextmanager
 def without_values() -> Iterator[FakeTensorMode]:
     """Inside, new tensors have shapes and no values."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    with mode, KnownIntegers():
-        yield mode
+    FakeTensor.__deepcopy__ = _copy_shape  # PyTorch's copies storages, which are not there
+    try:
+        with mode, KnownIntegers():
+            yield mode
+    finally:
+        del FakeTensor.__deepcopy__
 
 
 class SizesOnly(Backbone):
@@ -206,9 +218,7 @@ def steps_on_host(trainer: MethodTrainer) -> list[Tensor]:
 
 def prepared(name: str, backbone: Backbone, classes: int) -> tuple[MethodTrainer, Callable[[], None]]:
     """A registered trainer and its training step; call it inside `without_values`."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")  # when one is copied
-        trainer = trainer_of(name, backbone, classes)
+    trainer = trainer_of(name, backbone, classes)
     trainer.set_model_mode("train")
     images = images_of(name)
     batch = {"img": torch.empty(images, *sample_shape(name, backbone)), "label": torch.arange(images) % classes}
@@ -221,13 +231,9 @@ def prepared(name: str, backbone: Backbone, classes: int) -> tuple[MethodTrainer
 
 
 def sample_shape(name: str, backbone: Backbone) -> tuple[int, ...]:
-    """What a trainer's step takes of an image: its pixels, its features, or its tokens after the lower blocks."""
+    """What a trainer's step takes of an image: its pixels, or its features."""
     side = backbone.image_size
-    if name in ON_FEATURES:
-        return (backbone.embed_dim,)
-    if name in ON_TOKENS:
-        return backbone.image.embed(torch.empty(1, 3, side, side)).shape[1:]
-    return 3, side, side
+    return (backbone.embed_dim,) if name in ON_FEATURES else (3, side, side)
 
 
 def images_of(name: str) -> int:
@@ -278,7 +284,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.counts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     methods = {name: kind for name, kind in TRAINER_REGISTRY if issubclass(kind, MethodTrainer)}
-    names = sorted(name for name, kind in methods.items() if kind.learns and name not in NO_STEPS)
+    names = sorted(name for name, kind in methods.items() if kind.learns and name not in NOT_COUNTED)
     parser.add_argument("--trainers", nargs="+", choices=names, default=names, help="(default: all)", metavar="NAME")
     parser.add_argument("--classes", nargs="+", type=int, default=list(CLASSES), help="(default: 10 100 1000)")
     parser.add_argument("--size", choices=SIZES, default="b16", help="of the model (default: %(default)s)")
