@@ -86,7 +86,7 @@ class Stepper:
     def end(self) -> None:
         """End the process."""
         self._process.kill()
-        self._process.wait()
+        self._process.communicate()
 
 
 def row(name: str, other: Path, classes: int, rounds: int, size: str = "b16") -> dict[str, object]:

@@ -151,3 +151,24 @@ def test_chunks_of_sentences_keep_their_beginning(runs):
     assert {(len(layout), layout.shared) for layout in runs[2:]} == {(1, shared)}, "after what was measured"
     assert (loss - expected).abs() <= 1e-6 * expected.abs()
     assert all((gradients[key] - whole[key]).abs().max() <= 5e-6 * whole[key].abs().max() for key in whole)
+
+
+@torch.no_grad()
+def test_classes_that_were_trained_on_need_no_frozen_pass(runs):
+    backbone, images = small_vit(), draw(small_vit())
+    state = APEXMethod(backbone, NAMES).train().state_dict()
+    lists = {"those": NAMES, "others": ["oak", *NAMES[:2]], "some of those": NAMES[1:3]}
+    methods = {key: APEXMethod(backbone, names) for key, names in lists.items()}
+    sentences = {}
+    for key, method in methods.items():
+        method.load_state_dict(state)
+        runs.clear()
+        method.eval()(images)
+        sentences[key] = [len(layout) for layout in runs]
+    assert sentences == {"those": [5], "others": [3, 6], "some of those": [2]}, "each row of tokens at most once"
+    assert all((methods[key].ensemble_weights()["alpha"] == 1).all() for key in ("those", "some of those"))
+    runs.clear()
+    said = methods["some of those"].report()["apex"]
+    assert [len(layout) for layout in runs] == [5]
+    assert said["d_nn"] == [0, 0]
+    assert min(said["d_avg"]) > 0
