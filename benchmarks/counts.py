@@ -210,10 +210,11 @@ def stepping() -> Iterator[None]:
         SizesOnly.stepping = False
 
 
-def steps_on_host(trainer: MethodTrainer) -> list[Tensor]:
-    """The numbers of steps that the optimiser of a trainer counts, which stay on the host."""
-    states = trainer.optim.state.values() if hasattr(trainer, "optim") else ()
-    return [state["step"] for state in states if isinstance(state.get("step"), Tensor)]
+def on_host(trainer: MethodTrainer) -> list[Tensor]:
+    """What of a trainer stays on the host: the steps that its optimiser counts, and streams of dropout."""
+    steps = [state.get("step") for state in trainer.optim.state.values()]
+    streams = [value for name, value in trainer.model.named_buffers() if name.rpartition(".")[2] == "stream"]
+    return [value for value in (*steps, *streams) if isinstance(value, Tensor)]
 
 
 def prepared(name: str, backbone: Backbone, classes: int) -> tuple[MethodTrainer, Callable[[], None]]:
@@ -262,7 +263,7 @@ def row(name: str, backbone: Backbone, classes: int) -> dict[str, object]:
     """A line of the table; call it inside `without_values`."""
     trainer, step = prepared(name, backbone, classes)
     step()  # what only the first one does is over
-    with PeakMemory() as memory, OperationCounter(lambda: steps_on_host(trainer)) as counter:
+    with PeakMemory() as memory, OperationCounter(lambda: on_host(trainer)) as counter:
         step()
     done, least = operations(step), limits(name, backbone, classes)
     launched = counter.kernels.total() - counter.kernels["device"]  # which is no operation

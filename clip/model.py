@@ -74,8 +74,7 @@ class Attention(nn.Module):
         added, d = None if delta is None else delta(x), x.shape[-1]
         if rows is None:
             qkv = F.linear(x, self.in_proj_weight, self.in_proj_bias)
-            qkv = qkv if added is None else qkv + added
-            q, kv = qkv[..., :d], qkv[..., d:]
+            q, kv = (qkv if added is None else qkv + added).split([d, 2 * d], dim=-1)
         else:
             q = F.linear(x[rows], self.in_proj_weight[:d], self.in_proj_bias[:d])
             kv = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:])

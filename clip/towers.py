@@ -72,7 +72,7 @@ class SentenceLayout:
         there = torch.arange(self.length) < counts[:, None]
         slots = there[:, shared:].flatten().nonzero()[:, 0]  # in (N, L - P), of what follows the beginning
         padded = torch.zeros(len(self) * (self.length - shared), dtype=torch.long)
-        padded[slots] = torch.arange(first, first + len(slots))
+        padded[slots] = torch.arange(len(slots))
         rows = slots + shared * (slots // (self.length - shared) + 1)  # in (N, L)
         last = first - 1 + (counts - shared).cumsum(dim=0)
         causal = torch.ones(self.length - shared, self.length, dtype=torch.bool).tril(shared)
@@ -121,20 +121,23 @@ class SentenceLayout:
 
         With `last` the queries are those of the end tokens, (1, N, H, D / H).
         """
-        q, kv = q[0], kv[0]
         count, first = len(self.lengths), self.copies * self.shared
-        beginning = kv[:first].unflatten(0, (self.copies, self.shared))
+        parts = [first, len(self._slots)]
+        beginning, own = kv[0].split(parts)
+        beginning = beginning.unflatten(0, (self.copies, self.shared))
         of_each = beginning[:, None].expand(-1, count // self.copies, *beginning.shape[1:]).flatten(0, 1)
-        own = (kv[first:] if self._even else kv.index_select(0, self._padded)).unflatten(0, (count, -1))
+        own = (own if self._even else own.index_select(0, self._padded)).unflatten(0, (count, -1))
         k, v = (part.transpose(1, 2) for part in torch.cat([of_each, own], dim=1).unbind(2))
         if last:
-            return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=self._there)[None, :, :, 0]
-        own = (q[first:] if self._even else q.index_select(0, self._padded)).unflatten(0, (count, -1)).transpose(1, 2)
+            return F.scaled_dot_product_attention(q[0, :, :, None], k, v, attn_mask=self._there)[None, :, :, 0]
+        of_beginning, own = q[0].split(parts)
+        own = (own if self._even else own.index_select(0, self._padded)).unflatten(0, (count, -1)).transpose(1, 2)
         y = F.scaled_dot_product_attention(own, k, v, attn_mask=self._causal).transpose(1, 2).flatten(0, 1)
         y = y if self._even else y.index_select(0, self._slots)
         if not first:
             return y[None]
-        q, k, v = (part.transpose(1, 2) for part in (q[:first].unflatten(0, beginning.shape[:2]), *beginning.unbind(2)))
+        of_beginning = of_beginning.unflatten(0, beginning.shape[:2])
+        q, k, v = (part.transpose(1, 2) for part in (of_beginning, *beginning.unbind(2)))
         of_beginning = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2)
         return torch.cat([of_beginning.flatten(0, 1), y])[None]
 
