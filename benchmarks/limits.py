@@ -33,18 +33,24 @@ class Tokens:
     read: int
     read_pairs: int
 
-    def operations(self, width: int, blocks: int, backward: int | None, passes: int = 1) -> int:
-        """Of a forward pass and so many backward passes, which reach down to block `backward`; None for no backward."""
+    def operations(self, width: int, blocks: int, backward: int | None, passes: int = 1, inside: bool = False) -> int:
+        """Of a forward pass and so many backward passes, which reach down to block `backward`; None for no backward.
+
+        With `inside` they end at that block's queries, keys and values.
+        """
         linear = 24 * width**2 * self.tokens
         last = 4 * width**2 * self.tokens + 20 * width**2 * self.read
         attention, last_attention = 4 * width * self.pairs, 4 * width * self.read_pairs
         total = (blocks - 1) * (linear + attention) + last + last_attention
         if backward is not None:
             total += passes * ((blocks - 1 - backward) * (linear + 2 * attention) + last + 2 * last_attention)
+            total -= passes * inside * 6 * width**2 * self.tokens
         return total
 
 
-def of_images(backbone: Backbone, images: int, prompts: int = 0, backward: int | None = None) -> int:
+def of_images(
+    backbone: Backbone, images: int, prompts: int = 0, backward: int | None = None, inside: bool = False
+) -> int:
     """Operations of a pass of images with so many prompt tokens in each block through a ViT."""
     weight = backbone.model.get_parameter("visual.conv1.weight")
     patches = (backbone.image_size // weight.shape[-1]) ** 2
@@ -52,17 +58,22 @@ def of_images(backbone: Backbone, images: int, prompts: int = 0, backward: int |
     tokens = Tokens(images * each, images * each**2, images, images * each)
     embedding = 2 * weight.numel() * patches * images
     width, blocks = weight.shape[0], backbone.vision_layers
-    return embedding + tokens.operations(width, blocks, backward)
+    return embedding + tokens.operations(width, blocks, backward, inside=inside)
 
 
 def of_sentences(
-    backbone: Backbone, lengths: Sequence[int], shared: int, backward: int | None = None, passes: int = 1
+    backbone: Backbone,
+    lengths: Sequence[int],
+    shared: int,
+    backward: int | None = None,
+    passes: int = 1,
+    inside: bool = False,
 ) -> int:
     """Operations of a pass of sentences whose first `shared` tokens are computed once."""
     tokens = shared + sum(length - shared for length in lengths)
     pairs = _causal(shared) + sum(_causal(length) - _causal(shared) for length in lengths)
     once = Tokens(tokens, pairs, len(lengths), sum(lengths))
-    return once.operations(backbone.text_width, backbone.text_layers, backward, passes)
+    return once.operations(backbone.text_width, backbone.text_layers, backward, passes, inside)
 
 
 def _causal(length: int) -> int:
@@ -82,6 +93,7 @@ class Limit:
         text: whether the sentences are encoded in a step, as something in them is learned.
         passes: backward passes through the text tower.
         alike: whether sentences that begin alike have the same hidden states.
+        inside: whether nothing is learned before the first block's queries, keys and values.
     """
 
     words: int = TEMPLATE
@@ -91,6 +103,7 @@ class Limit:
     text: bool = True
     passes: int = 1
     alike: bool = True
+    inside: bool = False
 
     def operations(self, backbone: Backbone, images: int, lengths: Sequence[int], share: bool) -> int:
         """Of a step.
@@ -101,18 +114,18 @@ class Limit:
             lengths: tokens of the C class names.
             share: whether what sentences begin with is computed once where that is the same.
         """
-        total = of_images(backbone, images, self.image_prompts, 0 if self.images else None)
+        total = of_images(backbone, images, self.image_prompts, 0 if self.images else None, self.inside)
         total += self.frozen_images * of_images(backbone, images)
         if self.text:
             whole = [self.words + length + 2 for length in lengths]  # a full stop and the end token follow
             shared = self.words if share and self.alike else 0
-            total += of_sentences(backbone, whole, shared, 0, self.passes)
+            total += of_sentences(backbone, whole, shared, 0, self.passes, self.inside)
         return total
 
 
 LIMITS = {  # by trainer, with its default configuration
     "APEX": Limit(image_prompts=2, images=True),
-    "CLIP_LoRA": Limit(images=True, alike=False),  # each sentence drops its own places
+    "CLIP_LoRA": Limit(images=True, alike=False, inside=True),  # each sentence drops its own places
     "CoCoOp": Limit(words=CONTEXT),
     "CoOp": Limit(words=CONTEXT),
     "IVLP": Limit(image_prompts=2, images=True),
