@@ -32,7 +32,6 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 import train
-from adaptation.method import Method
 from adaptation.trainer import MethodTrainer
 from benchmarks.kernels import OperationCounter
 from benchmarks.limits import LIMITS
@@ -136,20 +135,21 @@ ATTENTION = {
 def _copy_shape(tensor: Tensor, memo: dict[int, object]) -> Tensor:
     """Another tensor or parameter of the same shape, for `copy.deepcopy`."""
     other = torch.empty_like(tensor.detach())
-    memo[id(tensor)] = nn.Parameter(other, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else other
-    return memo[id(tensor)]
+    copied = nn.Parameter(other, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else other
+    memo[id(tensor)] = copied
+    return copied
 
 
 @contextmanager
 def without_values() -> Iterator[FakeTensorMode]:
     """Inside, new tensors have shapes and no values."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    FakeTensor.__deepcopy__ = _copy_shape  # PyTorch's copies storages, which are not there
+    setattr(FakeTensor, "__deepcopy__", _copy_shape)  # noqa: B010  # PyTorch's copies storages, which are not there
     try:
         with mode, KnownIntegers():
             yield mode
     finally:
-        del FakeTensor.__deepcopy__
+        delattr(FakeTensor, "__deepcopy__")
 
 
 class SizesOnly(Backbone):
@@ -178,7 +178,7 @@ def trainer_of(name: str, backbone: Backbone, classes: int) -> MethodTrainer:
     """A registered trainer that has no data, before its first step."""
     kind = TRAINER_REGISTRY.get(name)
 
-    def build_data_loader(self: MethodTrainer) -> None:
+    def build_data_loader(self: Any) -> None:
         self.precision = Precision("fp32", CPU)
         self.backbone = backbone
         names = class_names(classes)
@@ -187,8 +187,8 @@ def trainer_of(name: str, backbone: Backbone, classes: int) -> MethodTrainer:
         self.train_loader_x = range(10)
         self.num_classes, self.lab2cname, self.num_batches = classes, dict(enumerate(names)), 10
 
-    def build_method(self: MethodTrainer, backbone: Backbone, classnames: list[str]) -> Method:
-        method = kind.build_method(self, backbone, classnames)
+    def build_method(self: Any, backbone: Backbone, classnames: list[str]) -> Any:
+        method: Any = kind.build_method(self, backbone, classnames)
         method.to = lambda device: method  # is there, and parameters without values cannot be moved
         return method
 
