@@ -8,6 +8,7 @@ invisible character is shown as its escape, ``\\x1b``.  What is stored (prompts,
 import functools
 import json
 import logging
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,11 @@ from typing import Any, TextIO
 UNSAFE = re.compile(  # C0 and C1 controls; marks and embeddings of direction; characters without width; separators of
     "[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
 )  # lines; halves of surrogate pairs, which are the bytes of undecodable file names; tags. Joiners of scripts stay.
+COLOURS = (  # what lines begin with -> colour of a terminal
+    (re.compile(r"^(?:\* accuracy: |mean  ).*$", re.M), 32),
+    (re.compile(r"^(?:train\.py: |sweep: |failed: |not written: | *WRONG: | *MISSING: | *UNREADABLE: ).*$", re.M), 31),
+    (re.compile(r"^(?:left out: |\* left out: |audit: | *note: | *LEFT OUT: ).*$", re.M), 33),
+)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last four are the wide forms of the others
 
@@ -58,11 +64,28 @@ def json_text(data: Any) -> str:
     return UNSAFE.sub(lambda found: found[0] if found[0] == "\n" else json.dumps(found[0])[1:-1], text) + "\n"
 
 
+def wants_colour(stream: Any) -> bool:
+    """Say whether a stream is a terminal that shows colours, and nobody has asked for none (``NO_COLOR``)."""
+    asked = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return asked and bool(getattr(stream, "isatty", lambda: False)())
+
+
+def coloured(text: str) -> str:
+    """Return clean text with the lines of results in green, those of failures in red and of notes in yellow."""
+    for lines, colour in COLOURS:
+        text = lines.sub(lambda found, colour=colour: f"\x1b[{colour}m{found[0]}\x1b[0m", text)
+    return text
+
+
 class PrintableStream:
-    """A stream that shows text as :func:`printable` does; a carriage return stays at the ends, where bars need it."""
+    """A stream that shows text as :func:`printable` does; a carriage return stays at the ends, where bars need it.
+
+    On a terminal lines that say something of moment have a colour; what goes to files never has.
+    """
 
     def __init__(self, target: TextIO) -> None:
         self.target = target
+        self.colour = wants_colour(target)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.__dict__["target"], name)
@@ -72,7 +95,8 @@ class PrintableStream:
         body = text.strip("\r")
         head = text[: len(text) - len(text.lstrip("\r"))]
         tail = text[len(head) + len(body) :]
-        return self.target.write(f"{head}{printable(body, self.target)}{tail}")
+        shown = printable(body, self.target)
+        return self.target.write(f"{head}{coloured(shown) if self.colour else shown}{tail}")
 
 
 @contextmanager
