@@ -73,7 +73,7 @@ def wants_colour(stream: Any) -> bool:
 def coloured(text: str) -> str:
     """Return clean text with the lines of results in green, those of failures in red and of notes in yellow."""
     for lines, colour in COLOURS:
-        text = lines.sub(lambda found, colour=colour: f"\x1b[{colour}m{found[0]}\x1b[0m", text)
+        text = lines.sub(f"\x1b[{colour}m\\g<0>\x1b[0m", text)
     return text
 
 
