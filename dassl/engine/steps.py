@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dassl.utils.torchtools import HostCopy
+from dassl.utils.torchtools import HostCopy, on_gpu
 
 ADVICE = (
     "lower OPTIM.LR, or compute in a more precise format. Nothing that is not finite was saved: the same command goes "
@@ -54,18 +54,16 @@ class StepReader:
     """Reads what steps report, many steps at once: none of them waits for the device.
 
     Args:
-        device: where the steps are computed.
         deliver: called with each step and its numbers, in the order of the steps.
         must_be_finite: says of a name whether its numbers must be.
     """
 
     def __init__(
         self,
-        device: torch.device,
         deliver: Callable[[Step, dict[str, float]], None],
         must_be_finite: Callable[[str], bool],
     ) -> None:
-        self._device, self._deliver, self._must_be_finite = device, deliver, must_be_finite
+        self._deliver, self._must_be_finite = deliver, must_be_finite
         self._reports: list[_Report] = []
         self._values: list[Tensor] = []
         self._copies: deque[tuple[list[_Report], HostCopy]] = deque()
@@ -91,7 +89,8 @@ class StepReader:
         numbers = {name: None if isinstance(value, Tensor) else value for name, value in named.items()}
         self._reports.append(_Report(step, numbers, tuple(gradients)))
         if values:
-            here = [value.to(self._device, non_blocking=True) for value in values]
+            home = next((value.device for value in values if on_gpu(value.device)), values[0].device)
+            here = [value.to(home, non_blocking=True) for value in values]
             self._values.append(torch.stack(_of_one_format(here)))
 
     def start(self) -> None:

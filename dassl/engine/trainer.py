@@ -473,7 +473,7 @@ class TrainerX(SimpleTrainer):
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         lr = self.interim.lr_at_start()
         self.num_batches, batches = self.epoch_batches()
-        reader = StepReader(self.device, functools.partial(self._report, losses), self.must_be_finite)
+        reader = StepReader(functools.partial(self._report, losses), self.must_be_finite)
         steps = self.interim.steps(batches, losses, settle=reader.finish)
         end = time.time()
         for self.batch_idx, batch in steps:
