@@ -85,6 +85,14 @@ class RunGroup:
     stacked: set[str] = field(default_factory=set)
     equal: "ConstantsEqual" = field(default_factory=lambda: ConstantsEqual())
 
+    @classmethod
+    def of(cls, trainers: Sequence[MethodTrainer]) -> "RunGroup":
+        """A new group of these runs, in this order."""
+        group = cls(tuple(map(str, range(len(trainers)))))
+        for name, trainer in zip(group.members, trainers, strict=True):
+            group.note(trainer, name)
+        return group
+
     def note(self, trainer: MethodTrainer, name: str) -> None:
         """Let a run's checkpoints say its name and its group."""
         trainer.stacking = {"name": name, "members": list(self.members), "stacked": sorted(self.stacked)}

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from adaptation.feature_cache import BatchImages, FeatureCache
-from adaptation.stacking import evenly, single_run_loss, stacked_losses
+from adaptation.stacking import RunGroup, evenly, single_run_loss, stacked_losses
 from benchmarks.plain import PlainAPEX, plain_backbone
 from clip.backbone import Backbone
 from clip.loading import openai_backbone
@@ -174,11 +174,11 @@ def separate(runs: Sequence[Run]) -> Callable[[], None]:
 
 def stacked(runs: Sequence[Run], at_once: int) -> Callable[[], None]:
     """A step of each run, so many of them computed together."""
-    packs = evenly(runs, at_once)
+    packs = [(pack, RunGroup.of(pack)) for pack in evenly(runs, at_once)]
 
     def steps() -> None:
-        for pack in packs:
-            stacked_losses([run.request for run in pack])
+        for pack, group in packs:
+            stacked_losses([run.request for run in pack], group)
             for run in pack:
                 run.update()
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from adaptation.stacking import single_run_loss, stacked_losses
+from adaptation.stacking import RunGroup, single_run_loss, stacked_losses
 from benchmarks import speed, timing
 from benchmarks.parts import Bench, class_names, operations, separate, stacked
 from clip.precision import CPU
@@ -35,7 +35,7 @@ def test_stacked_steps_are_separate_steps():
     alone, together = ([bench.run("default", "fp32", 3, seed) for seed in range(2)] for _ in range(2))
     for run in alone:
         single_run_loss(run.request)
-    stacked_losses([run.request for run in together])
+    stacked_losses([run.request for run in together], RunGroup.of(together))
     for one, other in zip(alone, together, strict=True):
         for x, y in zip(one.model.parameters(), other.model.parameters(), strict=True):
             assert (x.grad - y.grad).abs().max() <= 1e-4 * x.grad.abs().max()

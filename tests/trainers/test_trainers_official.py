@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from clip_models import RESNET, VIT, random_state
 from parity import make_trainer, trainer_config
 
-from adaptation.stacking import stacked_losses
+from adaptation.stacking import RunGroup, stacked_losses
 from clip.loading import openai_backbone
 from clip.model import CLIP
 from clip.precision import Precision, convert_weights
@@ -196,7 +196,7 @@ def test_stacked_runs_take_the_steps_of_single_ones(backbone, name):
         trained = [parameter for parameter in method.parameters() if parameter.requires_grad]
         alone.append((loss.detach(), torch.autograd.grad(loss, trained)))
         requests.append((SimpleNamespace(model=method, precision=precision), images, labels))
-    answers = stacked_losses(requests)
+    answers = stacked_losses(requests, RunGroup.of([trainer for trainer, *_ in requests]))
     for (trainer, *_), (loss, _), (expected, gradients) in zip(requests, answers, alone, strict=True):
         torch.testing.assert_close(loss.detach(), expected, rtol=1e-5, atol=1e-6)
         for parameter, gradient in zip(trainer.model.parameters(), gradients, strict=True):
