@@ -7,6 +7,8 @@ from statistics import mean
 
 import pytest
 
+from benchmarks.carried import MEASURES, markdown
+
 ROOT = Path(__file__).resolve().parents[2]
 README, CARRIED, BENCHMARKS, RUN = (
     (ROOT / name).read_text(encoding="utf-8")
@@ -79,6 +81,47 @@ def test_the_readme_shows_rows_of_that_table():
         wanted = "average, HM = mean of the sets' HMs" if name.startswith("average") else name
         of_table = {row[1]: re.sub(r" \(.*\)", "", row[5]) for row in TABLE if row[0] == wanted}
         assert dict(zip(rows, column, strict=True)) == of_table
+
+
+# the later methods on the carried data sets
+
+LATER = json.loads((ROOT / "docs/benchmarks/carried.json").read_text(encoding="utf-8"))
+NEW = {"APLe", "TCP", "MMA", "MMRL", "MMRLpp", "CLIP_CITE", "TwoSFS", "SkipTuning", "CoPrompt", "FullFineTuning",
+       "LayerNormTuning", "BitFit"}  # fmt: skip
+DEPT = {"CoOp + DePT", "KgCoOp + DePT", "MaPLe + DePT"}
+OF_CLASSES = {"LPPlusPlus", "ZSLP", "CLAP"}  # their weights belong to the classes, so they have few-shot alone
+
+
+@pytest.mark.parametrize(
+    ("protocol", "methods", "sets"),
+    [
+        ("base2new", NEW | DEPT, SEVEN),
+        ("fewshot", NEW | DEPT | OF_CLASSES, {"drawn_thermal", "digits"}),
+    ],
+)
+def test_tables_of_the_later_methods_are_those_of_the_file(protocol, methods, sets):
+    rows = LATER[protocol]
+    assert {row["data set"] for row in rows if not row["data set"].startswith("average")} == sets
+    assert methods <= {row["method"] for row in rows}
+    assert {row["n"] for row in rows if row["method"] in methods} == {3}
+    assert markdown(protocol, rows) in CARRIED
+
+
+@pytest.mark.parametrize("protocol", ["base2new", "fewshot"])
+def test_averages_of_the_later_methods_are_those_of_the_sets(protocol):
+    for method in {row["method"] for row in LATER[protocol]}:
+        own = [row for row in LATER[protocol] if row["method"] == method]
+        (total,) = [row for row in own if row["data set"].startswith("average")]
+        for measure in MEASURES[protocol]:
+            of_sets = mean(row[measure][0] for row in own if row is not total)
+            assert total[measure][0] == pytest.approx(of_sets, abs=1e-6), (method, measure)
+
+
+def test_harmonic_means_of_the_later_methods():
+    for row in LATER["base2new"]:
+        if not row["data set"].startswith("average"):
+            base, new, hm = (row[name][0] for name in MEASURES["base2new"])
+            assert hm == pytest.approx(2 * base * new / (base + new), abs=1e-6)
 
 
 # the benchmarks
