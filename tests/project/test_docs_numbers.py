@@ -8,6 +8,7 @@ from statistics import mean
 import pytest
 
 from benchmarks.carried import MEASURES, markdown
+from benchmarks.choice import report
 
 ROOT = Path(__file__).resolve().parents[2]
 README, CARRIED, BENCHMARKS, RUN = (
@@ -122,6 +123,22 @@ def test_harmonic_means_of_the_later_methods():
         if not row["data set"].startswith("average"):
             base, new, hm = (row[name][0] for name in MEASURES["base2new"])
             assert hm == pytest.approx(2 * base * new / (base + new), abs=1e-6)
+
+
+# the choice of a method
+
+
+def test_the_regrets_are_those_of_the_file():
+    page = (ROOT / "docs/CHOICE.md").read_text(encoding="utf-8")
+    tasks = json.loads((ROOT / "docs/benchmarks/choice.json").read_text(encoding="utf-8"))["tasks"]
+    assert [task["task"] for task in tasks] == list(range(40))
+    assert report(tasks) in page
+    assert sum(bool(task["diverged"]) for task in tasks) == 2
+    zero_shot = [task["accuracies"]["ZeroshotCLIP"] for task in tasks]
+    shown = (*(task["classes"] for task in tasks), *zero_shot)
+    low, high, least, most = map(float, _number(r"(\d+) to (\d+) classes, zero-shot accuracy (\d+) to (\d+)%", page))
+    assert (min(shown[:40]), max(shown[:40])) == (low, high)
+    assert (round(min(zero_shot)), round(max(zero_shot))) == (least, most)
 
 
 # the benchmarks
