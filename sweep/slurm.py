@@ -49,12 +49,14 @@ class Task:
         """
         from dassl.utils.interruption import Interrupted, interruptible
 
+        later: list[int] = []  # before a preemption there are two signals, of which submitit answers the second
         try:
-            with interruptible(_handled()):
+            with interruptible(_handled(), end=later.append, note=later.append):
                 self._carry_out_all()
         except Interrupted as interrupted:
             logger.warning("%s", interrupted)
-            signal.raise_signal(interrupted.number)  # submitit puts the job back into the queue, if it is its signal
+            for number in dict.fromkeys((interrupted.number, *later)):
+                signal.raise_signal(number)  # submitit puts the job back into the queue, if it is its signal
             time.sleep(END_SECONDS)  # else SLURM ends it, or puts it back itself
             raise RuntimeError(str(interrupted)) from None
 

@@ -66,12 +66,17 @@ def deferred() -> Iterator[None]:
 
 
 @contextmanager
-def interruptible(numbers: Sequence[int] = SIGNALS, end: Callable[[int], None] | None = None) -> Iterator[None]:
+def interruptible(
+    numbers: Sequence[int] = SIGNALS,
+    end: Callable[[int], None] | None = None,
+    note: Callable[[int], None] | None = None,
+) -> Iterator[None]:
     """Inside, these signals ask the process to end, once; in another thread than the main one nothing changes.
 
     Args:
         numbers: of the signals. What the process was started to ignore, as under ``nohup``, it goes on to ignore.
         end: what a second signal does; by default it ends the process as if it were not handled.
+        note: told of what comes together with the first signal; by default that is passed over.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -83,6 +88,8 @@ def interruptible(numbers: Sequence[int] = SIGNALS, end: Callable[[int], None] |
             return  # a worker of a loader: its parent decides
         if _asked and time.monotonic() - _asked[0][1] > TOGETHER_SECONDS:
             end(number)
+        elif _asked and note:
+            note(number)
         elif not _asked:
             _asked.append((number, time.monotonic()))
             if not _deferred.get():
