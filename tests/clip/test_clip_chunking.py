@@ -132,7 +132,12 @@ def pack(backbone, count: int, room: int) -> list[int]:
         return stacked_losses(piece, same)
 
     shared = {"precision": Precision("fp32", CPU), "backbone": limited, "backward": torch.Tensor.backward}
-    trainers = [SimpleNamespace(model=APEXMethod(limited, CLASSES).train(), **shared) for _ in range(count)]
+    trainers = [
+        SimpleNamespace(
+            model=APEXMethod(limited, CLASSES).train(), cfg=SimpleNamespace(SEED=seed), stacking={}, **shared
+        )
+        for seed in range(count)
+    ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stacking, "stacked_losses", counted)
         for _ in range(2):
@@ -145,17 +150,20 @@ def pack(backbone, count: int, room: int) -> list[int]:
 def test_as_many_runs_together_as_there_is_room_for(backbone):
     torch.manual_seed(0)
     *_, one = step(backbone.with_memory_limit(GIB))
-    assert pack(backbone, 5, GIB) == [4, 5]  # the first step of one run is measured alone
-    assert pack(backbone, 5, int(5.5 * one)) == [2, 2, 2, 2, 1]
-    assert pack(backbone, 3, 50_000) == [1, 1, 1, 1, 1]  # a run alone has to go in parts
+    assert pack(backbone, 5, GIB) == [5, 5]  # a step of one run that is measured first leaves nothing behind
+    assert pack(backbone, 5, int(5.5 * one)) == [2, 2, 1, 2, 2, 1]
+    assert pack(backbone, 3, 50_000) == [1, 1, 1, 1, 1, 1]  # a run alone has to go in parts
 
 
 def test_a_step_that_fails_is_its_own_run_only(backbone):
     shared = {"precision": Precision("fp32", CPU), "backbone": backbone, "backward": torch.Tensor.backward}
     methods = [APEXMethod(backbone, BASE).train() for _ in range(3)]
-    broken = SimpleNamespace(**{**shared, "backward": lambda loss: 1 / 0}, model=methods[0])
-    requests = [(broken, *batch(methods[0]))]
-    requests += [(SimpleNamespace(model=method, **shared), *batch(method)) for method in methods[1:]]
+    trainers = [
+        SimpleNamespace(model=method, cfg=SimpleNamespace(SEED=seed), stacking={}, **shared)
+        for seed, method in enumerate(methods)
+    ]
+    methods[0].loss = lambda images, labels: 1 / 0
+    requests = [(trainer, *batch(trainer.model)) for trainer in trainers]
     failed, *answers = RunBatcher().outputs("step", requests)
     assert isinstance(failed, ZeroDivisionError)
     assert all(torch.isfinite(loss) for loss, _ in answers)

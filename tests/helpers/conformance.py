@@ -95,8 +95,11 @@ def check_class_features(trainer: MethodTrainer, answers: Predictions) -> None:
     trainer.set_model_mode("eval")
     with trainer.precision.autocast():
         text = trainer.model.encode(next(iter(trainer.test_loader))["img"])[1].float().numpy()
-    assert (answers.text_features is None) == (answers.frozen_text_features is None) == (text.ndim == 3)
-    if text.ndim == 2:
+    of_each_image = text.ndim == 3
+    by_a_head_too = hasattr(trainer.model, "host")  # DePT: its logits are not those of class features alone
+    left_out = of_each_image or by_a_head_too
+    assert (answers.text_features is None) == (answers.frozen_text_features is None) == left_out
+    if not left_out:
         np.testing.assert_allclose(answers.text_features, text, rtol=2e-3, atol=2e-3)
         assert answers.frozen_text_features.shape == text.shape
 
@@ -159,4 +162,4 @@ def check_stacked(make_again) -> None:
     for one, stacked in zip(alone, together, strict=True):
         other = stacked.model.state_dict()
         for name, value in one.model.state_dict().items():
-            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-5)

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = {
-    "predict.py": ["predict.py", "run", "photo.jpg"],
+    "predict.py": ["predict.py", "run", "README.md"],
     "results": ["-m", "results", "."],
     "parse_test_res.py": ["parse_test_res.py", "."],
     "sweep": ["-m", "sweep", "zeroshot", "--trainers", "ZeroshotCLIP", "--dry-run"],

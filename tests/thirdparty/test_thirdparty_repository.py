@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -130,23 +129,3 @@ def test_evaluation_on_other_classes(place, trained):
     assert re.search(r"\* accuracy: \d+\.\d\d%", (place / "new" / "log.txt").read_text().splitlines()[-3])
     run(place, "new", "--eval-only", trainer="ZeroshotCLIP")  # registers no model; the folder has a log already
     assert len(list((place / "new").glob("log.txt*"))) == 2
-
-
-def test_installing_brings_dassl_alone(tmp_path):
-    """The wheel holds the engine: `clip`, `trainers`, `datasets` are names that other repositories own."""
-    pytest.importorskip("setuptools")
-    for name in ("pyproject.toml", "train.py", "README.md", "LICENSE"):
-        if (ROOT / name).is_file():
-            shutil.copy(ROOT / name, tmp_path)
-    for room in ("clip", "datasets", "trainers"):
-        (tmp_path / room).mkdir()
-        shutil.copy(ROOT / room / "__init__.py", tmp_path / room)
-    shutil.copytree(ROOT / "dassl", tmp_path / "dassl", ignore=shutil.ignore_patterns("__pycache__"))
-    build = "from setuptools.build_meta import build_wheel; build_wheel('wheels')"
-    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, check=True)
-    (wheel,) = (tmp_path / "wheels").glob("dassl-*.whl")
-    names = zipfile.ZipFile(wheel).namelist()
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "dassl").rglob("*.py")}
-    assert {name for name in names if ".dist-info/" not in name} == modules
-    top_level = next(name for name in names if name.endswith("top_level.txt"))
-    assert zipfile.ZipFile(wheel).read(top_level).split() == [b"dassl"]

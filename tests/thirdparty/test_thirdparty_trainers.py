@@ -134,7 +134,7 @@ class IVLP(BothTowers):
 
 def test_in_a_checkout(tmp_path, eurosat_root):
     """A dropped-in trainer takes the name of one that is here; a file that cannot be imported hurts no other."""
-    for room in ("adaptation", "clip", "dassl", "datasets", "synthetic", "trainers"):
+    for room in ("adaptation", "clip", "commands", "dassl", "datasets", "synthetic", "trainers"):
         shutil.copytree(ROOT / room, tmp_path / "repo" / room, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "train.py", tmp_path / "repo")
     for path in FILES.glob("*.py"):

@@ -148,8 +148,8 @@ def test_other_numbers_of_validation_images_have_draws_of_their_own(drawn_root, 
     for val_shots, expected in (("1", 1), ("2", 2), ("1", 1)):
         trainer = make(drawn_root, tmp_path / val_shots, **{"DATASET.VAL_SHOTS": val_shots, "DATASET.NUM_SHOTS": "3"})
         assert len(trainer.dm.dataset.val) == expected * trainer.num_classes
-    with pytest.raises(ValueError, match=r"DATASET.VAL_SHOTS is 0"):
-        make(drawn_root, tmp_path, **{"DATASET.VAL_SHOTS": "0"})
+    with pytest.raises(ValueError, match=r"DATASET.VAL_SHOTS is -1"):
+        make(drawn_root, tmp_path, **{"DATASET.VAL_SHOTS": "-1"})
 
 
 def test_goes_on_from_given_weights(drawn_root, tmp_path):
