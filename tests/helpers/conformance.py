@@ -162,4 +162,5 @@ def check_stacked(make_again) -> None:
     for one, stacked in zip(alone, together, strict=True):
         other = stacked.model.state_dict()
         for name, value in one.model.state_dict().items():
-            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=2e-5)
+            atol = 2e-5 if stacked.cfg.TRAINER.NAME == "APLe" else 1e-6  # three updates a batch carry rounding on
+            torch.testing.assert_close(other[name], value, rtol=1e-4, atol=atol)
